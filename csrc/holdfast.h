@@ -1,0 +1,207 @@
+/*
+ * holdfast: file locks between processes.
+ *
+ * This header is the manual of the core, and the only place where its functions are declared: the Python side reads the
+ * declarations from here.
+ *
+ * Purpose
+ *   A lock is a file. Whoever holds the kernel's lock on that file holds the lock; the kernel releases it when its
+ *   holder dies, however it dies. The core opens the file, waits for the lock until a deadline, checks that the path
+ *   still names the locked file, counts nested acquisitions of a thread, and keeps the descriptor open between holds.
+ *
+ * Calling sequence
+ *   pool = hf_pool_new(64, 0);                        once per process
+ *   lock = hf_lock_new(pool, "/run/app.lock", 0644, 0);
+ *   rc = hf_try(lock, HF_EXCLUSIVE);                  0, or HF_BUSY
+ *   if (rc == HF_BUSY)
+ *       rc = hf_wait(lock, HF_EXCLUSIVE, hf_now() + 5 * seconds, 50 * milliseconds, NULL);
+ *   ... the critical section ...
+ *   hf_release(lock);
+ *   hf_lock_free(lock);
+ *
+ * Results
+ *   0 or a count is success. A negative errno is an error of the operating system (on Windows its errors are mapped to
+ *   errno). The outcomes below are nobody's error and lie outside errno's range, because C and Python disagree on the
+ *   values of some errnos on Windows. Unless its comment says otherwise, a function that fails has changed nothing.
+ *
+ * Threads
+ *   Every function may be called from any thread, on the same lock too, unless it says otherwise.
+ *
+ * Paths
+ *   The bytes the system uses for file names; on Windows UTF-8, in which a lone surrogate is encoded like any other
+ *   character.
+ */
+#ifndef HOLDFAST_H
+#define HOLDFAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HF_BUSY -1001          /* somebody else holds the lock */
+#define HF_TIMED_OUT -1002     /* the deadline passed */
+#define HF_INTERRUPTED -1003   /* a signal arrived: run its handlers, then wait on with the same deadline */
+#define HF_CANCELLED -1004     /* hf_waiter_cancel() was called */
+#define HF_OTHER_MODE -1005    /* this thread holds the lock in the other mode */
+#define HF_SELF_DEADLOCK -1006 /* this thread holds the file through another lock, so the wait would never end */
+#define HF_NOT_A_FILE -1007    /* the path names a directory, a FIFO, a device or a socket */
+#define HF_SYMLINK -1008       /* the path names a symbolic link, which is never followed */
+#define HF_NO_LOCKS -1009      /* the file system does not implement this kind of lock */
+#define HF_READ_ONLY -1010     /* this kind of lock needs a writable file, and the file is read-only for us */
+
+/* How a lock is held. */
+#define HF_EXCLUSIVE 0
+#define HF_SHARED 1
+
+/* The deadline of a wait that never gives up. */
+#define HF_FOREVER 0x7fffffffffffffff
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * The pool: what the locks of one process share.
+ *
+ * It knows every open lock file of the process. That bounds the descriptors of idle locks, finds a thread that waits
+ * for itself, and lets a forked child close what it inherited.
+ */
+typedef struct hf_pool hf_pool;
+
+/* Never wait in the kernel, always poll: what happens by itself where the system offers nothing better. */
+#define HF_POLL_ONLY 1
+
+/* A pool that keeps at most `max_idle` descriptors of locks nobody holds. NULL when there is no memory. */
+hf_pool *hf_pool_new(size_t max_idle, int flags);
+
+/* Free the pool. Its locks have been freed before. */
+void hf_pool_free(hf_pool *pool);
+
+/* Call these around fork(). Between the first and the second no other thread changes the pool; nobody waits for longer
+   than that takes, because the pool is never locked across a system call that can block. After the third the child holds
+   nothing and has closed the descriptors it inherited (it could otherwise keep its parent's locks alive, or release
+   them); its locks can be acquired afresh. */
+void hf_pool_before_fork(hf_pool *pool);
+void hf_pool_after_fork_parent(hf_pool *pool);
+void hf_pool_after_fork_child(hf_pool *pool);
+
+/* How many descriptors of idle locks are open now. */
+size_t hf_pool_idle(hf_pool *pool);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Locks.
+ *
+ * Each thread holds a lock for itself: two threads exclude each other like two processes. A thread may acquire a lock it
+ * holds again, in the same mode, and releases it as often.
+ */
+typedef struct hf_lock hf_lock;
+
+#define HF_OFD 1         /* lock with OFD (fcntl) locks instead of flock; no meaning on Windows */
+#define HF_ANY_THREAD 2  /* one hold for all threads: any of them nests in it and releases it */
+#define HF_EXACT_MODE 4  /* a file this lock creates gets exactly `mode`, whatever the umask */
+
+/* A lock on the file `path`, which is opened, and created with the permissions `mode` if need be, when the lock is first
+   acquired. Copies `path`. NULL when there is no memory. */
+hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags);
+
+/* Release the lock whoever holds it, close its descriptors and free it. No thread is inside a call on it. NULL is
+   allowed. */
+void hf_lock_free(hf_lock *lock);
+
+/* Acquire the lock if that needs no waiting. 0 when it is held, now or again; HF_BUSY; HF_OTHER_MODE; or why the file
+   cannot be opened or locked. With HF_ANY_THREAD the caller sees to it that one thread at a time is in here or in
+   hf_wait(). */
+int hf_try(hf_lock *lock, int how);
+
+typedef struct hf_waiter hf_waiter;
+
+/* Like hf_try(), but wait until hf_now() is `deadline`: in the kernel where that is possible, else by looking again at
+   intervals that grow from microseconds to `poll` nanoseconds. Also returns HF_TIMED_OUT, never before the deadline;
+   HF_INTERRUPTED; HF_CANCELLED, through `waiter`, which may be NULL; and HF_SELF_DEADLOCK when the deadline is
+   HF_FOREVER. */
+int hf_wait(hf_lock *lock, int how, int64_t deadline, int64_t poll, hf_waiter *waiter);
+
+/* Undo one acquisition by this thread. The number of acquisitions left, or -EPERM when this thread holds nothing. When
+   the kernel refuses to unlock (an error, not one a local file system gives), the descriptor is closed, which releases
+   the lock, and the error is returned: the lock is not held in any case. */
+int hf_release(hf_lock *lock);
+
+/* Release this thread's hold however often it was acquired, and the holds of threads that have ended. 0, or the first
+   error, as from hf_release(). */
+int hf_release_all(hf_lock *lock);
+
+/* Close the descriptors of the lock that nobody holds. */
+void hf_close_idle(hf_lock *lock);
+
+/* How often this thread (with HF_ANY_THREAD: the process) has acquired the lock and not released it. */
+int hf_count(hf_lock *lock);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Waiters: how one thread ends the wait of another.
+ */
+
+/* A waiter for one thread's waits. NULL when there is no memory. */
+hf_waiter *hf_waiter_new(void);
+
+/* Free a waiter that no thread waits with. NULL is allowed. */
+void hf_waiter_free(hf_waiter *waiter);
+
+/* End the wait that is going on with this waiter, and every one that begins later: at once if it waits in the kernel, at
+   its next look if it polls. A lock that was granted at the same moment stays granted: the wait then returns 0. */
+void hf_waiter_cancel(hf_waiter *waiter);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Markers: locks whose existence is the lock, for file systems without kernel locks.
+ *
+ * A marker holds a record of its owner that the caller writes and judges. The record becomes visible together with the
+ * name, so that no crash leaves a marker without one. While a marker is open its identity is pinned: no other file can
+ * take its inode number, which is what makes hf_marker_remove() safe.
+ */
+typedef struct hf_marker hf_marker;
+
+/* Create the marker `path` holding the record `text`, with the permissions `mode` less the umask (with HF_EXACT_MODE
+   exactly). The record is first written to the file `scratch` beside it where the system has no unnamed files. 0 and an
+   open marker; HF_BUSY when the path exists; HF_NO_LOCKS when the file system has neither hard links nor a rename that
+   does not replace. On failure nothing is left. */
+int hf_marker_create(const char *path, const char *scratch, const char *text, size_t length, unsigned mode, int flags,
+                     hf_marker **created);
+
+/* Open an existing marker to judge it. -ENOENT when there is none; HF_NOT_A_FILE, HF_SYMLINK. */
+int hf_marker_open(const char *path, hf_marker **opened);
+
+/* Read the record, at most `capacity` bytes of it. The number of bytes. `age`, in nanoseconds, says how long ago the
+   marker was written, by the clock of this system. */
+int hf_marker_read(hf_marker *marker, char *record, size_t capacity, int64_t *age);
+
+/* Remove the marker if its path still names it, however many others try the same. 0; -ENOENT when the path names nothing
+   or another file by now; HF_BUSY when somebody is removing it at this moment. Where a file system has no locks by which
+   removers could take turns, HF_NO_LOCKS: then the caller makes sure that no other is at work, and says so by `alone`. */
+int hf_marker_remove(hf_marker *marker, int alone);
+
+/* Close the marker and free it; its file stays. NULL is allowed. */
+void hf_marker_close(hf_marker *marker);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Processes and time.
+ */
+
+/* Nanoseconds of a clock that only runs forward. */
+int64_t hf_now(void);
+
+/* When the process started, in a unit of the system's own that tells two processes of the same pid apart (on Linux: only
+   within one boot). -ESRCH when there is no such process, or it is dead and only waits to be reaped; -ENOSYS when it
+   lives but its start cannot be known. */
+int64_t hf_process_start(int64_t pid);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Tests: the table of system calls.
+ *
+ * Every call to the operating system goes through a table of named function pointers. A test replaces one to see what
+ * happens when it fails, and puts it back.
+ */
+
+/* The function behind a system call, or NULL when there is none of that name. */
+void *hf_sys_get(const char *name);
+
+/* Replace it. 0, or -ENOENT. */
+int hf_sys_set(const char *name, void *function);
+
+/* The name of entry `index`, or NULL past the end. */
+const char *hf_sys_name(size_t index);
+
+#endif

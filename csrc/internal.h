@@ -1,0 +1,180 @@
+/*
+ * What the files of the core share. The declarations under "The platform" are implemented twice, in posix/ and in
+ * win32/, file by file the same; everything else is the same everywhere.
+ */
+#ifndef HOLDFAST_INTERNAL_H
+#define HOLDFAST_INTERNAL_H
+
+#include "holdfast.h"
+
+#include <stdbool.h>
+
+#ifdef _WIN32
+#include "win32/platform.h"
+#else
+#include "posix/platform.h"
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * The platform. Functions return 0 or a negative result as holdfast.h describes.
+ */
+
+/* Which file it is, whatever its name: two of them are equal when they mean the same file, as long as it exists. */
+typedef struct {
+    uint64_t volume;
+    uint64_t file[2];
+} hf__identity;
+
+static inline bool hf__same_file(const hf__identity *a, const hf__identity *b) {
+    return a->file[0] == b->file[0] && a->file[1] == b->file[1] && a->volume == b->volume;
+}
+
+/* file.c: lock files. hf__file and HF__NO_FILE come from platform.h. */
+
+/* Open a regular file to lock it, and create it with `mode` (exactly, or less the umask) if it is missing. Never follows
+   a link in the last component, never blocks, never truncates, is never inherited by another program. A file that may
+   only be read is opened for reading. */
+int hf__file_open(const char *path, unsigned mode, bool exact_mode, hf__file *file, hf__identity *identity);
+
+/* Close a file. Errors of close() say nothing about the lock, which is gone, and it must not be called again. */
+void hf__file_close(hf__file file);
+
+/* Whether `path` names the open file `identity`. */
+bool hf__file_is_at(const char *path, const hf__identity *identity);
+
+/* kernlock.c: the kernel's locks on an open file. */
+
+/* Take the lock if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
+int hf__lock_try(hf__file file, int how, bool ofd);
+
+/* Give it back. */
+int hf__lock_drop(hf__file file, bool ofd);
+
+/* wait.c: the kernel's wait for a lock. */
+typedef struct {
+    hf__file file;
+    int how;
+    bool ofd;
+    int64_t deadline;
+    int64_t poll;
+    hf_waiter *waiter;
+} hf__wait_order;
+
+/* Wait for the lock in the kernel: 0 with the lock held, HF_BUSY when it is worth trying again, HF_TIMED_OUT,
+   HF_INTERRUPTED, HF_CANCELLED, -ENOSYS where the kernel cannot wait until a deadline now, or an error of
+   hf__lock_try(). */
+int hf__wait_in_kernel(const hf__wait_order *order);
+
+/* Sleep, but not past a signal or a cancellation: 0, HF_INTERRUPTED, HF_CANCELLED. */
+int hf__wait_asleep(hf_waiter *waiter, int64_t nanoseconds);
+
+/* Make the wait that entered its waiter with this state return, now or when it comes to wait. hf__wait_state comes from
+   platform.h. */
+void hf__wait_end(const hf__wait_state *state);
+
+/* thread.c: a mutex that is never held across a blocking call, and a pointer of each thread's own. hf__mutex and hf__key
+   come from platform.h. */
+void hf__mutex_init(hf__mutex *mutex);
+void hf__mutex_destroy(hf__mutex *mutex);
+void hf__mutex_lock(hf__mutex *mutex);
+void hf__mutex_unlock(hf__mutex *mutex);
+
+/* `at_exit` runs with the thread's pointer when a thread that has set one ends. */
+int hf__key_new(hf__key *key, void (*at_exit)(void *));
+void hf__key_free(hf__key key);
+void *hf__key_get(hf__key key);
+void hf__key_set(hf__key key, void *value);
+
+/* marker.c: the files behind markers. */
+typedef struct {
+    const char *text;
+    size_t length;
+    unsigned mode;
+    bool exact_mode;
+} hf__record;
+
+int hf__marker_publish(const char *path, const char *scratch, const hf__record *record, hf__file *file,
+                       hf__identity *identity);
+int hf__marker_open(const char *path, hf__file *file, hf__identity *identity);
+int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age);
+int hf__marker_remove(const char *path, hf__file file, const hf__identity *identity, bool alone);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * The same everywhere.
+ */
+
+/* A thread that has used the pool. Lives as long as the thread or a hold of it, whichever is longer, so that its address
+   is never taken for that of a later thread. */
+typedef struct {
+    hf_pool *pool;
+    unsigned holds;
+    bool ended;
+} hf__thread;
+
+typedef enum {
+    HF__IDLE, /* nobody's; its file may be open, and then it is in the pool's idle list */
+    HF__BUSY, /* one thread is opening, waiting for, unlocking or closing the file */
+    HF__HELD, /* the lock is held */
+} hf__state;
+
+/* One open file of a lock, and who holds the lock through it. Guarded by the pool's mutex, but for a BUSY hold's file and
+   identity, which belong to the thread that made it BUSY (a forking thread may read the file all the same: it is
+   changed under the mutex). */
+typedef struct hf__hold {
+    struct hf__hold *previous, *next; /* in one of the pool's two lists */
+    struct hf__hold *sibling;         /* the next hold of the same lock */
+    hf_lock *lock;
+    hf__thread *thread;
+    hf__file file;
+    hf__identity identity;
+    int how;
+    int count;
+    hf__state state;
+} hf__hold;
+
+struct hf_lock {
+    hf_pool *pool;
+    hf__hold first; /* the rest, for further threads that hold it at the same time, are allocated */
+    unsigned mode;
+    int flags;
+    char path[];
+};
+
+/* pool.c */
+typedef struct {
+    hf__hold *head, *tail;
+    size_t length;
+} hf__list;
+
+struct hf_pool {
+    hf__mutex mutex;
+    hf__key thread_key;
+    hf__list used; /* every BUSY and HELD hold */
+    hf__list idle; /* IDLE holds with an open file, the latest used first */
+    size_t max_idle;
+    unsigned forks;
+    int flags;
+};
+
+struct hf_waiter {
+    hf__mutex mutex;
+    bool cancelled;
+    bool waiting; /* then `state` says how to end the wait */
+    hf__wait_state state;
+};
+
+void hf__list_push(hf__list *list, hf__hold *hold);
+void hf__list_remove(hf__list *list, hf__hold *hold);
+
+/* The calling thread's record, or NULL when there is no memory. */
+hf__thread *hf__thread_current(hf_pool *pool);
+
+/* Close the idle file used longest ago, if there is one. For when descriptors run out. */
+bool hf__pool_evict(hf_pool *pool);
+
+/* waiter.c: called around a wait, with NULL for one that nobody can cancel. HF_CANCELLED when it is to end. Between the
+   two, `state` stays valid. */
+int hf__waiter_enter(hf_waiter *waiter, hf__wait_state state);
+int hf__waiter_leave(hf_waiter *waiter);
+
+#endif

@@ -1,0 +1,355 @@
+/* Locks: who holds them, how often, and the path that must still name the file. */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A lock file replaced this often in the middle of an attempt is a lock somebody else is busy with. */
+#define REPLACED_TOO_OFTEN 16
+
+/* The first nap of a wait that polls; each is twice as long as the one before. */
+#define FIRST_NAP 20000 /* nanoseconds */
+
+hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags) {
+    size_t size = strlen(path) + 1;
+    hf_lock *lock = malloc(sizeof *lock + size);
+    if (lock == NULL)
+        return NULL;
+    memset(lock, 0, sizeof *lock);
+    memcpy(lock->path, path, size);
+    lock->pool = pool;
+    lock->mode = mode;
+    lock->flags = flags;
+    lock->first.lock = lock;
+    lock->first.file = HF__NO_FILE;
+    return lock;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Holds
+ */
+
+/* The hold this thread has of the lock, or NULL. With the mutex held. */
+static hf__hold *held_by_me(hf_lock *lock) {
+    const hf__thread *me = hf__key_get(lock->pool->thread_key);
+    for (hf__hold *hold = &lock->first; hold != NULL; hold = hold->sibling)
+        if (hold->state == HF__HELD && (hold->thread == me || (lock->flags & HF_ANY_THREAD)))
+            return hold;
+    return NULL;
+}
+
+/* A hold that nobody has, with an open file if possible, or NULL when there is no memory. With the mutex held. */
+static hf__hold *spare_hold(hf_lock *lock) {
+    hf__hold *spare = NULL;
+    for (hf__hold *hold = &lock->first; hold != NULL; hold = hold->sibling)
+        if (hold->state == HF__IDLE && (spare == NULL || spare->file == HF__NO_FILE))
+            spare = hold;
+    if (spare == NULL && (spare = calloc(1, sizeof *spare)) != NULL) {
+        spare->lock = lock;
+        spare->file = HF__NO_FILE;
+        spare->sibling = lock->first.sibling;
+        lock->first.sibling = spare;
+    }
+    return spare;
+}
+
+/* Begin an acquisition. 0 with a BUSY hold for this thread to lock, or with NULL where it held the lock already and now
+   holds it once more; HF_OTHER_MODE; -ENOMEM. */
+static int claim(hf_lock *lock, int how, hf__hold **claimed) {
+    hf_pool *pool = lock->pool;
+    hf__thread *me = hf__thread_current(pool);
+    if (me == NULL)
+        return -ENOMEM;
+    int rc = 0;
+    hf__mutex_lock(&pool->mutex);
+    hf__hold *hold = held_by_me(lock);
+    if (hold != NULL) {
+        *claimed = NULL;
+        if (hold->how == how)
+            hold->count++;
+        else
+            rc = HF_OTHER_MODE;
+    } else if ((*claimed = hold = spare_hold(lock)) == NULL) {
+        rc = -ENOMEM;
+    } else {
+        if (hold->file != HF__NO_FILE)
+            hf__list_remove(&pool->idle, hold);
+        hf__list_push(&pool->used, hold);
+        hold->state = HF__BUSY;
+        hold->how = how;
+        hold->thread = me;
+        me->holds++;
+    }
+    hf__mutex_unlock(&pool->mutex);
+    return rc;
+}
+
+/* End what made the hold BUSY: now it is held, or nobody's. */
+static void settle(hf__hold *hold, bool held) {
+    hf_pool *pool = hold->lock->pool;
+    hf__thread *orphan = NULL;
+    hf__mutex_lock(&pool->mutex);
+    if (held) {
+        hold->state = HF__HELD;
+        hold->count = 1;
+    } else {
+        hf__list_remove(&pool->used, hold);
+        if (--hold->thread->holds == 0 && hold->thread->ended)
+            orphan = hold->thread;
+        hold->thread = NULL;
+        hold->state = HF__IDLE;
+        if (hold->file != HF__NO_FILE)
+            hf__list_push(&pool->idle, hold);
+    }
+    bool crowded = pool->idle.length > pool->max_idle;
+    hf__mutex_unlock(&pool->mutex);
+    free(orphan);
+    if (crowded)
+        hf__pool_evict(pool);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Files
+ */
+
+/* Open the file of a BUSY hold. */
+static int open_file(hf__hold *hold) {
+    hf_lock *lock = hold->lock;
+    hf_pool *pool = lock->pool;
+    for (;;) {
+        hf__mutex_lock(&pool->mutex);
+        unsigned forks = pool->forks;
+        hf__mutex_unlock(&pool->mutex);
+
+        hf__file file;
+        hf__identity identity;
+        int rc = hf__file_open(lock->path, lock->mode, lock->flags & HF_EXACT_MODE, &file, &identity);
+        if ((rc == -EMFILE || rc == -ENFILE) && hf__pool_evict(pool))
+            continue;
+        if (rc != 0)
+            return rc;
+
+        hf__mutex_lock(&pool->mutex);
+        bool forked = pool->forks != forks;
+        if (!forked) {
+            hold->file = file;
+            hold->identity = identity;
+        }
+        hf__mutex_unlock(&pool->mutex);
+        if (!forked)
+            return 0;
+        /* A child forked since may have a copy of this descriptor that it knows nothing of. Now it does no harm; once
+           the lock is taken it would keep it alive beyond our death. So take another descriptor. */
+        hf__file_close(file);
+    }
+}
+
+/* Give the lock and the file of a BUSY hold up. Unlocking comes first: a program that another thread is starting at
+   this moment has a copy of the descriptor until it runs, and closing ours would not release the lock till then. */
+static int discard_file(hf__hold *hold) {
+    hf_pool *pool = hold->lock->pool;
+    int rc = hf__lock_drop(hold->file, hold->lock->flags & HF_OFD);
+    hf__mutex_lock(&pool->mutex);
+    hf__file file = hold->file;
+    hold->file = HF__NO_FILE;
+    hf__mutex_unlock(&pool->mutex);
+    hf__file_close(file);
+    return rc;
+}
+
+/* Whether a lock just taken is the lock the path stands for. If somebody moved or removed the file before we had it,
+   the next one to come locks another file: then give this one up. */
+static bool confirm(hf__hold *hold) {
+    if (hf__file_is_at(hold->lock->path, &hold->identity))
+        return true;
+    discard_file(hold);
+    return false;
+}
+
+/* Lock the file of a BUSY hold, if that needs no waiting. */
+static int take(hf__hold *hold) {
+    for (int replaced = 0; replaced < REPLACED_TOO_OFTEN; replaced++) {
+        if (hold->file == HF__NO_FILE) {
+            int rc = open_file(hold);
+            if (rc != 0)
+                return rc;
+        }
+        int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags & HF_OFD);
+        if (rc != 0)
+            return rc;
+        if (confirm(hold))
+            return 0;
+    }
+    return HF_BUSY;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Acquiring
+ */
+
+int hf_try(hf_lock *lock, int how) {
+    hf__hold *hold;
+    int rc = claim(lock, how, &hold);
+    if (rc != 0 || hold == NULL)
+        return rc;
+    rc = take(hold);
+    settle(hold, rc == 0);
+    return rc;
+}
+
+/* Whether this thread holds, through another lock, the file that `hold` waits for. */
+static bool waits_for_itself(const hf__hold *hold) {
+    hf_pool *pool = hold->lock->pool;
+    bool found = false;
+    hf__mutex_lock(&pool->mutex);
+    for (const hf__hold *other = pool->used.head; other != NULL && !found; other = other->next)
+        found = other->state == HF__HELD && other->thread == hold->thread &&
+                hf__same_file(&other->identity, &hold->identity);
+    hf__mutex_unlock(&pool->mutex);
+    return found;
+}
+
+/* One wait for the lock, in the kernel if it can, else by sleeping a little. 0 when it is worth another look; with
+   `*locked` set, the lock is taken. */
+static int wait_a_turn(hf__hold *hold, hf__wait_order *order, int64_t *nap, bool *locked) {
+    *locked = false;
+    bool in_kernel = *nap == 0 && hold->file != HF__NO_FILE;
+    if (in_kernel) {
+        order->file = hold->file;
+        int rc = hf__wait_in_kernel(order);
+        *locked = rc == 0;
+        if (rc != -ENOSYS)
+            return rc == HF_BUSY ? 0 : rc;
+    }
+    if (*nap == 0)
+        *nap = FIRST_NAP;
+    int64_t left = order->deadline - hf_now();
+    int64_t length = *nap < left ? *nap : left;
+    *nap = *nap * 2 < order->poll ? *nap * 2 : order->poll;
+    return length > 0 ? hf__wait_asleep(order->waiter, length) : 0;
+}
+
+static int wait_for(hf__hold *hold, hf__wait_order *order) {
+    /* Not 0 once the wait polls. */
+    int64_t nap = hold->lock->pool->flags & HF_POLL_ONLY ? FIRST_NAP : 0;
+    int rc;
+    while ((rc = take(hold)) == HF_BUSY) {
+        if (order->deadline == HF_FOREVER && waits_for_itself(hold))
+            return HF_SELF_DEADLOCK;
+        if (hf_now() >= order->deadline)
+            return HF_TIMED_OUT;
+        bool locked;
+        rc = wait_a_turn(hold, order, &nap, &locked);
+        if (rc != 0)
+            return rc;
+        if (locked && confirm(hold))
+            return 0;
+    }
+    return rc;
+}
+
+int hf_wait(hf_lock *lock, int how, int64_t deadline, int64_t poll, hf_waiter *waiter) {
+    hf__hold *hold;
+    int rc = claim(lock, how, &hold);
+    if (rc != 0 || hold == NULL)
+        return rc;
+    hf__wait_order order = {.how = how,
+                            .ofd = lock->flags & HF_OFD,
+                            .deadline = deadline,
+                            .poll = poll > FIRST_NAP ? poll : FIRST_NAP,
+                            .waiter = waiter};
+    rc = wait_for(hold, &order);
+    settle(hold, rc == 0);
+    return rc;
+}
+
+int hf_count(hf_lock *lock) {
+    hf__mutex_lock(&lock->pool->mutex);
+    const hf__hold *hold = held_by_me(lock);
+    int count = hold != NULL ? hold->count : 0;
+    hf__mutex_unlock(&lock->pool->mutex);
+    return count;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Releasing
+ */
+
+/* Unlock a BUSY hold. If the kernel refuses, closing the file does it. */
+static int unlock(hf__hold *hold) {
+    int rc = hf__lock_drop(hold->file, hold->lock->flags & HF_OFD);
+    if (rc != 0)
+        discard_file(hold);
+    settle(hold, false);
+    return rc;
+}
+
+int hf_release(hf_lock *lock) {
+    hf__mutex_lock(&lock->pool->mutex);
+    hf__hold *hold = held_by_me(lock);
+    int left = hold != NULL ? --hold->count : -EPERM;
+    if (left == 0)
+        hold->state = HF__BUSY;
+    hf__mutex_unlock(&lock->pool->mutex);
+    return left == 0 ? unlock(hold) : left;
+}
+
+/* A hold to be released by hf_release_all(), made BUSY, or NULL. */
+static hf__hold *next_to_release(hf_lock *lock, bool everybodys) {
+    hf__mutex_lock(&lock->pool->mutex);
+    hf__hold *hold = held_by_me(lock);
+    for (hf__hold *other = &lock->first; other != NULL && hold == NULL; other = other->sibling)
+        if (other->state == HF__HELD && (everybodys || other->thread->ended))
+            hold = other;
+    if (hold != NULL)
+        hold->state = HF__BUSY;
+    hf__mutex_unlock(&lock->pool->mutex);
+    return hold;
+}
+
+static int release_holds(hf_lock *lock, bool everybodys) {
+    int first_error = 0;
+    for (hf__hold *hold; (hold = next_to_release(lock, everybodys)) != NULL;) {
+        int rc = unlock(hold);
+        if (first_error == 0)
+            first_error = rc;
+    }
+    return first_error;
+}
+
+int hf_release_all(hf_lock *lock) {
+    return release_holds(lock, false);
+}
+
+/* The file of an idle hold, which is the caller's now, or HF__NO_FILE. */
+static hf__file detach_idle_file(hf_lock *lock) {
+    hf__file file = HF__NO_FILE;
+    hf__mutex_lock(&lock->pool->mutex);
+    for (hf__hold *hold = &lock->first; hold != NULL && file == HF__NO_FILE; hold = hold->sibling) {
+        if (hold->state == HF__IDLE && hold->file != HF__NO_FILE) {
+            hf__list_remove(&lock->pool->idle, hold);
+            file = hold->file;
+            hold->file = HF__NO_FILE;
+        }
+    }
+    hf__mutex_unlock(&lock->pool->mutex);
+    return file;
+}
+
+void hf_close_idle(hf_lock *lock) {
+    for (hf__file file; (file = detach_idle_file(lock)) != HF__NO_FILE;)
+        hf__file_close(file);
+}
+
+void hf_lock_free(hf_lock *lock) {
+    if (lock == NULL)
+        return;
+    release_holds(lock, true);
+    hf_close_idle(lock);
+    for (hf__hold *hold = lock->first.sibling, *next; hold != NULL; hold = next) {
+        next = hold->sibling;
+        free(hold);
+    }
+    free(lock);
+}

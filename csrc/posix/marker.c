@@ -1,0 +1,149 @@
+/* Markers: files that appear whole, and are removed by one remover at a time. */
+#include "../internal.h"
+#include "kernlock.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int write_all(int fd, const char *data, size_t length) {
+    while (length > 0) {
+        ssize_t written = hf__sys.write(fd, data, length);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return -errno;
+        data += written;
+        length -= (size_t)written;
+    }
+    return 0;
+}
+
+static int name_error(int error) {
+    return error == EEXIST ? HF_BUSY : -error;
+}
+
+/* Whether a result says that the file system cannot do this at all, so that another way is worth trying. */
+static bool unsupported(int rc) {
+    return rc == -ENOSYS || rc == -EOPNOTSUPP || rc == -EINVAL || rc == -EPERM || rc == -ENOENT || rc == -EISDIR ||
+           rc == -EMLINK || rc == -EXDEV;
+}
+
+static int read_identity(int fd, hf__identity *identity) {
+    struct stat status;
+    if (hf__sys.fstat(fd, &status) != 0)
+        return -errno;
+    *identity = (hf__identity){.volume = (uint64_t)status.st_dev, .file = {(uint64_t)status.st_ino, 0}};
+    return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
+}
+
+/* Everything that must be there before the name is. */
+static int write_record(int fd, const hf__record *record, hf__identity *identity) {
+    if (record->exact_mode)
+        (void)hf__sys.fchmod(fd, record->mode); /* as for a lock file: where it fails there are no permissions */
+    int rc = write_all(fd, record->text, record->length);
+    return rc == 0 ? read_identity(fd, identity) : rc;
+}
+
+/* By way of a file that has no name until it is finished: if we die before, nothing is left. */
+static int publish_unnamed(const char *path, const hf__record *record, int *file, hf__identity *identity) {
+#ifdef O_TMPFILE
+    char directory[4096];
+    const char *slash = strrchr(path, '/');
+    int length = slash != NULL ? (int)(slash - path) + 1 : 2;
+    if (snprintf(directory, sizeof directory, "%.*s", length, slash != NULL ? path : "./") >= (int)sizeof directory)
+        return -ENAMETOOLONG;
+    int fd = hf__sys.open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, record->mode);
+    if (fd < 0)
+        return -errno;
+    int rc = write_record(fd, record, identity);
+    if (rc == 0 && hf__sys.link_unnamed(fd, path) != 0)
+        rc = name_error(errno);
+    if (rc == 0)
+        *file = fd;
+    else
+        hf__file_close(fd);
+    return rc;
+#else
+    (void)path, (void)record, (void)file, (void)identity;
+    return -ENOSYS;
+#endif
+}
+
+/* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. */
+static int move_into_place(const char *scratch, const char *path) {
+    if (hf__sys.link(scratch, path) == 0) {
+        (void)hf__sys.unlink(scratch);
+        return 0;
+    }
+    if (!unsupported(-errno))
+        return name_error(errno);
+    if (hf__sys.rename_new(scratch, path) == 0)
+        return 0;
+    return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
+}
+
+static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
+                           hf__identity *identity) {
+    int fd = hf__sys.open(scratch, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, record->mode);
+    if (fd < 0)
+        return -errno;
+    int rc = write_record(fd, record, identity);
+    if (rc == 0)
+        rc = move_into_place(scratch, path);
+    if (rc == 0) {
+        *file = fd;
+    } else {
+        (void)hf__sys.unlink(scratch);
+        hf__file_close(fd);
+    }
+    return rc;
+}
+
+int hf__marker_publish(const char *path, const char *scratch, const hf__record *record, hf__file *file,
+                       hf__identity *identity) {
+    struct stat status;
+    if (hf__sys.lstat(path, &status) == 0)
+        return HF_BUSY; /* spare the disk a record that has no place to go */
+    int rc = publish_unnamed(path, record, file, identity);
+    return unsupported(rc) ? publish_scratch(path, scratch, record, file, identity) : rc;
+}
+
+int hf__marker_open(const char *path, hf__file *file, hf__identity *identity) {
+    int fd = hf__sys.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd < 0)
+        return errno == ELOOP || errno == EMLINK ? HF_SYMLINK : -errno;
+    int rc = read_identity(fd, identity);
+    if (rc == 0)
+        *file = fd;
+    else
+        hf__file_close(fd);
+    return rc;
+}
+
+int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) {
+    struct stat status;
+    struct timespec now;
+    if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
+        return -errno;
+    *age = ((int64_t)now.tv_sec - (int64_t)status.st_mtime) * 1000000000;
+    ssize_t length = hf__sys.read(file, record, capacity);
+    return length < 0 ? -errno : (int)length;
+}
+
+/* Between looking at the path and removing it, another remover could have removed this marker and a new owner put its
+   own there. So removers take turns, by locking the marker's file, which is the same for all of them. Owners that create
+   a marker need not take part: they create only where there is nothing. */
+int hf__marker_remove(const char *path, hf__file file, const hf__identity *identity, bool alone) {
+    int rc = alone ? 0 : hf__lock_try(file, HF_EXCLUSIVE, false);
+    if (rc != 0)
+        return rc;
+    if (!hf__file_is_at(path, identity))
+        rc = -ENOENT;
+    else if (hf__sys.unlink(path) != 0)
+        rc = -errno;
+    if (!alone)
+        (void)hf__lock_drop(file, false);
+    return rc;
+}

@@ -1,0 +1,22 @@
+/* The types of the POSIX side. */
+#ifndef HOLDFAST_PLATFORM_H
+#define HOLDFAST_PLATFORM_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+typedef int hf__file;
+#define HF__NO_FILE (-1)
+
+typedef pthread_mutex_t hf__mutex;
+typedef pthread_key_t hf__key;
+
+/* How to end a wait: the timer that interrupts it, or the queue that it watches. */
+#ifdef __linux__
+typedef timer_t hf__wait_state;
+#else
+typedef int hf__wait_state;
+#endif
+
+#endif

@@ -1,0 +1,171 @@
+/* The table of system calls, and the few calls that need a fixed signature or a name of their own. */
+#include "sys.h"
+#include "../internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid /* glibc before 2.35 lacks the name */
+#endif
+#else
+#include <sys/sysctl.h>
+#endif
+
+static int sys_open(const char *path, int flags, unsigned mode) {
+    return open(path, flags, (mode_t)mode);
+}
+
+static int sys_fchmod(int fd, unsigned mode) {
+    return fchmod(fd, (mode_t)mode);
+}
+
+static int sys_fcntl_lock(int fd, int command, struct flock *lock) {
+    return fcntl(fd, command, lock);
+}
+
+/* Give a file opened with O_TMPFILE a name. */
+static int sys_link_unnamed(int fd, const char *to) {
+#ifdef __linux__
+    char self[32];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, self, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
+#else
+    (void)fd, (void)to;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+/* Rename, but fail with EEXIST where rename() would replace. */
+static int sys_rename_new(const char *from, const char *to) {
+#if defined(__linux__) && defined(SYS_renameat2)
+    return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 1u /* RENAME_NOREPLACE */);
+#elif defined(__APPLE__)
+    return renamex_np(from, to, RENAME_EXCL);
+#else
+    (void)from, (void)to;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+#ifdef __linux__
+
+/* A timer that sends the signal to the calling thread. */
+static int sys_thread_timer_create(int number, timer_t *timer) {
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = number};
+    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+    return timer_create(CLOCK_MONOTONIC, &event, timer);
+}
+
+#else
+
+/* A queue that no other program inherits. */
+static int sys_kqueue(void) {
+    int queue = kqueue();
+    if (queue >= 0)
+        (void)fcntl(queue, F_SETFD, FD_CLOEXEC);
+    return queue;
+}
+
+#endif
+
+struct hf__sys hf__sys = {
+    .open = sys_open,
+    .close = close,
+    .fstat = fstat,
+    .lstat = lstat,
+    .fchmod = sys_fchmod,
+    .read = read,
+    .write = write,
+    .link = link,
+    .link_unnamed = sys_link_unnamed,
+    .rename_new = sys_rename_new,
+    .unlink = unlink,
+    .flock = flock,
+    .fcntl_lock = sys_fcntl_lock,
+    .sigaction = sigaction,
+    .thread_sigmask = pthread_sigmask,
+    .clock_gettime = clock_gettime,
+    .nanosleep = nanosleep,
+    .kill = kill,
+#ifdef __linux__
+    .thread_timer_create = sys_thread_timer_create,
+    .timer_settime = timer_settime,
+    .timer_delete = timer_delete,
+#else
+    .sysctl = sysctl,
+    .kqueue = sys_kqueue,
+    .kevent = kevent,
+#endif
+};
+
+#define ENTRY(name) {#name, offsetof(struct hf__sys, name)}
+
+static const struct {
+    const char *name;
+    size_t offset;
+} entries[] = {
+    ENTRY(open),
+    ENTRY(close),
+    ENTRY(fstat),
+    ENTRY(lstat),
+    ENTRY(fchmod),
+    ENTRY(read),
+    ENTRY(write),
+    ENTRY(link),
+    ENTRY(link_unnamed),
+    ENTRY(rename_new),
+    ENTRY(unlink),
+    ENTRY(flock),
+    ENTRY(fcntl_lock),
+    ENTRY(sigaction),
+    ENTRY(thread_sigmask),
+    ENTRY(clock_gettime),
+    ENTRY(nanosleep),
+    ENTRY(kill),
+#ifdef __linux__
+    ENTRY(thread_timer_create),
+    ENTRY(timer_settime),
+    ENTRY(timer_delete),
+#else
+    ENTRY(sysctl),
+    ENTRY(kqueue),
+    ENTRY(kevent),
+#endif
+};
+
+const char *hf_sys_name(size_t index) {
+    return index < sizeof entries / sizeof *entries ? entries[index].name : NULL;
+}
+
+/* The address of an entry's pointer in the table. */
+static char *find_entry(const char *name) {
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
+        if (strcmp(entries[i].name, name) == 0)
+            return (char *)&hf__sys + entries[i].offset;
+    return NULL;
+}
+
+/* A function pointer goes through memcpy, because ISO C has no cast between it and void *. */
+void *hf_sys_get(const char *name) {
+    void *function = NULL;
+    const char *entry = find_entry(name);
+    if (entry != NULL)
+        memcpy(&function, entry, sizeof function);
+    return function;
+}
+
+int hf_sys_set(const char *name, void *function) {
+    char *entry = find_entry(name);
+    if (entry == NULL)
+        return -ENOENT;
+    memcpy(entry, &function, sizeof function);
+    return 0;
+}

@@ -1,0 +1,49 @@
+/* The table of system calls. Everything else in this folder calls the system through hf__sys, with the results and errno
+   of the calls themselves. */
+#ifndef HOLDFAST_SYS_H
+#define HOLDFAST_SYS_H
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+
+#if !defined(__linux__)
+#include <sys/event.h>
+#endif
+
+struct hf__sys {
+    int (*open)(const char *path, int flags, unsigned mode);
+    int (*close)(int fd);
+    int (*fstat)(int fd, struct stat *status);
+    int (*lstat)(const char *path, struct stat *status);
+    int (*fchmod)(int fd, unsigned mode);
+    ssize_t (*read)(int fd, void *buffer, size_t size);
+    ssize_t (*write)(int fd, const void *buffer, size_t size);
+    int (*link)(const char *from, const char *to);
+    int (*link_unnamed)(int fd, const char *to);
+    int (*rename_new)(const char *from, const char *to);
+    int (*unlink)(const char *path);
+    int (*flock)(int fd, int operation);
+    int (*fcntl_lock)(int fd, int command, struct flock *lock);
+    int (*sigaction)(int number, const struct sigaction *action, struct sigaction *old);
+    int (*thread_sigmask)(int how, const sigset_t *set, sigset_t *old);
+    int (*clock_gettime)(clockid_t clock, struct timespec *now);
+    int (*nanosleep)(const struct timespec *length, struct timespec *left);
+    int (*kill)(pid_t pid, int number);
+#ifdef __linux__
+    int (*thread_timer_create)(int number, timer_t *timer);
+    int (*timer_settime)(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old);
+    int (*timer_delete)(timer_t timer);
+#else
+    int (*sysctl)(int *name, unsigned length, void *value, size_t *size, void *new_value, size_t new_size);
+    int (*kqueue)(void);
+    int (*kevent)(int queue, const struct kevent *changes, int change_count, struct kevent *events, int event_count,
+                  const struct timespec *timeout);
+#endif
+};
+
+extern struct hf__sys hf__sys;
+
+#endif

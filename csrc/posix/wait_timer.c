@@ -1,0 +1,87 @@
+/* Linux: wait in the locking call itself, and have a timer interrupt it.
+ *
+ * The timer sends a signal to this very thread at the deadline. Its handler does nothing, and is installed without
+ * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
+ * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
+ */
+#ifdef __linux__
+
+#include "../internal.h"
+#include "kernlock.h"
+#include "sys.h"
+
+#include <errno.h>
+
+#define SECOND 1000000000
+#define REPEAT 1000000 /* nanoseconds between the signals of a timer that went off */
+
+static void wake(int number) {
+    (void)number;
+}
+
+/* A signal that is ours: one that has our handler, or that nobody handles and gets it now. 0 when there is none. Asked
+   anew for each wait, because others may install handlers at any time. */
+static int wake_signal(void) {
+    for (int number = SIGRTMAX; number >= SIGRTMIN; number--) {
+        struct sigaction current;
+        if (hf__sys.sigaction(number, NULL, &current) != 0)
+            continue;
+        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == wake)
+            return number;
+        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == SIG_DFL) {
+            struct sigaction ours = {.sa_handler = wake};
+            if (hf__sys.sigaction(number, &ours, NULL) == 0)
+                return number;
+        }
+    }
+    return 0;
+}
+
+static int set_timer(timer_t timer, int flags, int64_t first) {
+    struct itimerspec value = {
+        .it_value = {.tv_sec = (time_t)(first / SECOND), .tv_nsec = (long)(first % SECOND)},
+        .it_interval = {.tv_nsec = REPEAT},
+    };
+    return hf__sys.timer_settime(timer, flags, &value, NULL);
+}
+
+void hf__wait_end(const hf__wait_state *timer) {
+    (void)set_timer(*timer, 0, 1);
+}
+
+static int why_interrupted(int64_t deadline) {
+    return hf_now() >= deadline ? HF_TIMED_OUT : HF_INTERRUPTED;
+}
+
+/* Wait with a timer that is running. */
+static int wait_with(timer_t timer, const hf__wait_order *order) {
+    int rc = hf__waiter_enter(order->waiter, timer);
+    if (rc != 0)
+        return rc;
+    rc = hf__lock_call(order->file, order->how, order->ofd, true);
+    int cancelled = hf__waiter_leave(order->waiter);
+    if (rc != HF_INTERRUPTED)
+        return rc;
+    return cancelled != 0 ? cancelled : why_interrupted(order->deadline);
+}
+
+int hf__wait_in_kernel(const hf__wait_order *order) {
+    int number = wake_signal();
+    timer_t timer;
+    if (number == 0 || hf__sys.thread_timer_create(number, &timer) != 0)
+        return -ENOSYS;
+
+    int rc = -ENOSYS;
+    if (order->deadline == HF_FOREVER || set_timer(timer, TIMER_ABSTIME, order->deadline) == 0) {
+        sigset_t ours, before;
+        sigemptyset(&ours);
+        sigaddset(&ours, number);
+        hf__sys.thread_sigmask(SIG_UNBLOCK, &ours, &before);
+        rc = wait_with(timer, order);
+        hf__sys.thread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    hf__sys.timer_delete(timer);
+    return rc;
+}
+
+#endif
