@@ -104,8 +104,7 @@ hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags);
 void hf_lock_free(hf_lock *lock);
 
 /* Acquire the lock if that needs no waiting. 0 when it is held, now or again; HF_BUSY; HF_OTHER_MODE; or why the file
-   cannot be opened or locked. With HF_ANY_THREAD the caller sees to it that one thread at a time is in here or in
-   hf_wait(). */
+   cannot be opened or locked. With HF_ANY_THREAD it is HF_BUSY, too, while another thread is just acquiring the lock. */
 int hf_try(hf_lock *lock, int how);
 
 typedef struct hf_waiter hf_waiter;
@@ -149,8 +148,8 @@ void hf_waiter_cancel(hf_waiter *waiter);
  * Markers: locks whose existence is the lock, for file systems without kernel locks.
  *
  * A marker holds a record of its owner that the caller writes and judges. The record becomes visible together with the
- * name, so that no crash leaves a marker without one. While a marker is open its identity is pinned: no other file can
- * take its inode number, which is what makes hf_marker_remove() safe.
+ * name, and is on disk before it, so that neither a crash nor a power cut leaves a marker without one. While a marker is
+ * open its identity is pinned: no other file can take its inode number, which is what makes hf_marker_remove() safe.
  */
 typedef struct hf_marker hf_marker;
 

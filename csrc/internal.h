@@ -83,7 +83,7 @@ void hf__mutex_unlock(hf__mutex *mutex);
 int hf__key_new(hf__key *key, void (*at_exit)(void *));
 void hf__key_free(hf__key key);
 void *hf__key_get(hf__key key);
-void hf__key_set(hf__key key, void *value);
+int hf__key_set(hf__key key, void *value);
 
 /* marker.c: the files behind markers. */
 typedef struct {
@@ -98,6 +98,16 @@ int hf__marker_publish(const char *path, const char *scratch, const hf__record *
 int hf__marker_open(const char *path, hf__file *file, hf__identity *identity);
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age);
 int hf__marker_remove(const char *path, hf__file file, const hf__identity *identity, bool alone);
+
+/* sys.c: the table of system calls, in which each side has its own. A list of its entries ends with a name of NULL. */
+typedef struct {
+    const char *name;
+    void *pointer; /* where the table keeps the function */
+} hf__sys_entry;
+
+#define HF__SYS_ENTRY(name) {#name, &hf__sys.name}
+
+extern const hf__sys_entry hf__sys_entries[];
 
 /* ------------------------------------------------------------------------------------------------------------------ *
  * The same everywhere.

@@ -54,8 +54,13 @@ static hf__hold *spare_hold(hf_lock *lock) {
     return spare;
 }
 
+/* Whether another thread is acquiring or releasing the one hold of an HF_ANY_THREAD lock. With the mutex held. */
+static bool in_transition(const hf_lock *lock) {
+    return (lock->flags & HF_ANY_THREAD) && lock->first.state == HF__BUSY;
+}
+
 /* Begin an acquisition. 0 with a BUSY hold for this thread to lock, or with NULL where it held the lock already and now
-   holds it once more; HF_OTHER_MODE; -ENOMEM. */
+   holds it once more; HF_BUSY while another thread is about to hold it for both; HF_OTHER_MODE; -ENOMEM. */
 static int claim(hf_lock *lock, int how, hf__hold **claimed) {
     hf_pool *pool = lock->pool;
     hf__thread *me = hf__thread_current(pool);
@@ -70,6 +75,8 @@ static int claim(hf_lock *lock, int how, hf__hold **claimed) {
             hold->count++;
         else
             rc = HF_OTHER_MODE;
+    } else if (in_transition(lock)) {
+        rc = HF_BUSY;
     } else if ((*claimed = hold = spare_hold(lock)) == NULL) {
         rc = -ENOMEM;
     } else {
@@ -210,55 +217,70 @@ static bool waits_for_itself(const hf__hold *hold) {
     return found;
 }
 
-/* One wait for the lock, in the kernel if it can, else by sleeping a little. 0 when it is worth another look; with
-   `*locked` set, the lock is taken. */
-static int wait_a_turn(hf__hold *hold, hf__wait_order *order, int64_t *nap, bool *locked) {
-    *locked = false;
-    bool in_kernel = *nap == 0 && hold->file != HF__NO_FILE;
-    if (in_kernel) {
-        order->file = hold->file;
-        int rc = hf__wait_in_kernel(order);
-        *locked = rc == 0;
-        if (rc != -ENOSYS)
-            return rc == HF_BUSY ? 0 : rc;
-    }
-    if (*nap == 0)
-        *nap = FIRST_NAP;
+/* Sleep for `nap`, but not past the deadline, and make the next nap longer. */
+static int sleep_a_little(const hf__wait_order *order, int64_t *nap) {
     int64_t left = order->deadline - hf_now();
     int64_t length = *nap < left ? *nap : left;
     *nap = *nap * 2 < order->poll ? *nap * 2 : order->poll;
     return length > 0 ? hf__wait_asleep(order->waiter, length) : 0;
 }
 
+/* claim(), waiting while another thread is acquiring the lock for all. It looks again and again: the thread it waits for
+   may itself wait in the kernel, and which of the two the caller's deadline or a signal ends is not known before. */
+static int claim_in_turn(hf_lock *lock, const hf__wait_order *order, hf__hold **claimed) {
+    int64_t nap = FIRST_NAP;
+    int rc;
+    while ((rc = claim(lock, order->how, claimed)) == HF_BUSY) {
+        if (hf_now() >= order->deadline)
+            return HF_TIMED_OUT;
+        rc = sleep_a_little(order, &nap);
+        if (rc != 0)
+            return rc;
+    }
+    return rc;
+}
+
+/* Wait once, in the kernel if that is possible. 0 with the lock taken, HF_BUSY when it is worth another look. */
+static int wait_a_turn(const hf__hold *hold, hf__wait_order *order, bool *in_kernel, int64_t *nap) {
+    if (*in_kernel && hold->file != HF__NO_FILE) {
+        order->file = hold->file;
+        int rc = hf__wait_in_kernel(order);
+        if (rc != -ENOSYS)
+            return rc;
+        *in_kernel = false;
+    }
+    int rc = sleep_a_little(order, nap);
+    return rc == 0 ? HF_BUSY : rc;
+}
+
 static int wait_for(hf__hold *hold, hf__wait_order *order) {
-    /* Not 0 once the wait polls. */
-    int64_t nap = hold->lock->pool->flags & HF_POLL_ONLY ? FIRST_NAP : 0;
+    bool in_kernel = !(hold->lock->pool->flags & HF_POLL_ONLY);
+    int64_t nap = FIRST_NAP;
     int rc;
     while ((rc = take(hold)) == HF_BUSY) {
         if (order->deadline == HF_FOREVER && waits_for_itself(hold))
             return HF_SELF_DEADLOCK;
         if (hf_now() >= order->deadline)
             return HF_TIMED_OUT;
-        bool locked;
-        rc = wait_a_turn(hold, order, &nap, &locked);
-        if (rc != 0)
-            return rc;
-        if (locked && confirm(hold))
+        rc = wait_a_turn(hold, order, &in_kernel, &nap);
+        if (rc == 0 && confirm(hold))
             return 0;
+        if (rc != 0 && rc != HF_BUSY)
+            return rc;
     }
     return rc;
 }
 
 int hf_wait(hf_lock *lock, int how, int64_t deadline, int64_t poll, hf_waiter *waiter) {
-    hf__hold *hold;
-    int rc = claim(lock, how, &hold);
-    if (rc != 0 || hold == NULL)
-        return rc;
     hf__wait_order order = {.how = how,
                             .ofd = lock->flags & HF_OFD,
                             .deadline = deadline,
                             .poll = poll > FIRST_NAP ? poll : FIRST_NAP,
                             .waiter = waiter};
+    hf__hold *hold;
+    int rc = claim_in_turn(lock, &order, &hold);
+    if (rc != 0 || hold == NULL)
+        return rc;
     rc = wait_for(hold, &order);
     settle(hold, rc == 0);
     return rc;

@@ -39,14 +39,13 @@ void hf_pool_free(hf_pool *pool) {
 
 hf__thread *hf__thread_current(hf_pool *pool) {
     hf__thread *thread = hf__key_get(pool->thread_key);
-    if (thread == NULL) {
-        thread = calloc(1, sizeof *thread);
-        if (thread != NULL) {
-            thread->pool = pool;
-            hf__key_set(pool->thread_key, thread);
-        }
-    }
-    return thread;
+    if (thread != NULL || (thread = calloc(1, sizeof *thread)) == NULL)
+        return thread;
+    thread->pool = pool;
+    if (hf__key_set(pool->thread_key, thread) == 0)
+        return thread;
+    free(thread); /* a hold of a thread that is not known again could never be released */
+    return NULL;
 }
 
 void hf__list_push(hf__list *list, hf__hold *hold) {

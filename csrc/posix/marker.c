@@ -38,11 +38,14 @@ static int read_identity(int fd, hf__identity *identity) {
     return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
 }
 
-/* Everything that must be there before the name is. */
+/* Everything that must be there before the name is. On disk too: a power cut must not leave the name without the record,
+   because an empty marker has no owner who could be found dead. */
 static int write_record(int fd, const hf__record *record, hf__identity *identity) {
     if (record->exact_mode)
         (void)hf__sys.fchmod(fd, record->mode); /* as for a lock file: where it fails there are no permissions */
     int rc = write_all(fd, record->text, record->length);
+    if (rc == 0 && hf__sys.fdatasync(fd) != 0)
+        rc = -errno;
     return rc == 0 ? read_identity(fd, identity) : rc;
 }
 

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -27,6 +26,14 @@ static int sys_fchmod(int fd, unsigned mode) {
 
 static int sys_fcntl_lock(int fd, int command, struct flock *lock) {
     return fcntl(fd, command, lock);
+}
+
+static int sys_fdatasync(int fd) {
+#ifdef __APPLE__
+    return fsync(fd);
+#else
+    return fdatasync(fd);
+#endif
 }
 
 /* Give a file opened with O_TMPFILE a name. */
@@ -84,6 +91,7 @@ struct hf__sys hf__sys = {
     .fchmod = sys_fchmod,
     .read = read,
     .write = write,
+    .fdatasync = sys_fdatasync,
     .link = link,
     .link_unnamed = sys_link_unnamed,
     .rename_new = sys_rename_new,
@@ -106,66 +114,34 @@ struct hf__sys hf__sys = {
 #endif
 };
 
-#define ENTRY(name) {#name, offsetof(struct hf__sys, name)}
-
-static const struct {
-    const char *name;
-    size_t offset;
-} entries[] = {
-    ENTRY(open),
-    ENTRY(close),
-    ENTRY(fstat),
-    ENTRY(lstat),
-    ENTRY(fchmod),
-    ENTRY(read),
-    ENTRY(write),
-    ENTRY(link),
-    ENTRY(link_unnamed),
-    ENTRY(rename_new),
-    ENTRY(unlink),
-    ENTRY(flock),
-    ENTRY(fcntl_lock),
-    ENTRY(sigaction),
-    ENTRY(thread_sigmask),
-    ENTRY(clock_gettime),
-    ENTRY(nanosleep),
-    ENTRY(kill),
+const hf__sys_entry hf__sys_entries[] = {
+    HF__SYS_ENTRY(open),
+    HF__SYS_ENTRY(close),
+    HF__SYS_ENTRY(fstat),
+    HF__SYS_ENTRY(lstat),
+    HF__SYS_ENTRY(fchmod),
+    HF__SYS_ENTRY(read),
+    HF__SYS_ENTRY(write),
+    HF__SYS_ENTRY(fdatasync),
+    HF__SYS_ENTRY(link),
+    HF__SYS_ENTRY(link_unnamed),
+    HF__SYS_ENTRY(rename_new),
+    HF__SYS_ENTRY(unlink),
+    HF__SYS_ENTRY(flock),
+    HF__SYS_ENTRY(fcntl_lock),
+    HF__SYS_ENTRY(sigaction),
+    HF__SYS_ENTRY(thread_sigmask),
+    HF__SYS_ENTRY(clock_gettime),
+    HF__SYS_ENTRY(nanosleep),
+    HF__SYS_ENTRY(kill),
 #ifdef __linux__
-    ENTRY(thread_timer_create),
-    ENTRY(timer_settime),
-    ENTRY(timer_delete),
+    HF__SYS_ENTRY(thread_timer_create),
+    HF__SYS_ENTRY(timer_settime),
+    HF__SYS_ENTRY(timer_delete),
 #else
-    ENTRY(sysctl),
-    ENTRY(kqueue),
-    ENTRY(kevent),
+    HF__SYS_ENTRY(sysctl),
+    HF__SYS_ENTRY(kqueue),
+    HF__SYS_ENTRY(kevent),
 #endif
+    {NULL, NULL},
 };
-
-const char *hf_sys_name(size_t index) {
-    return index < sizeof entries / sizeof *entries ? entries[index].name : NULL;
-}
-
-/* The address of an entry's pointer in the table. */
-static char *find_entry(const char *name) {
-    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
-        if (strcmp(entries[i].name, name) == 0)
-            return (char *)&hf__sys + entries[i].offset;
-    return NULL;
-}
-
-/* A function pointer goes through memcpy, because ISO C has no cast between it and void *. */
-void *hf_sys_get(const char *name) {
-    void *function = NULL;
-    const char *entry = find_entry(name);
-    if (entry != NULL)
-        memcpy(&function, entry, sizeof function);
-    return function;
-}
-
-int hf_sys_set(const char *name, void *function) {
-    char *entry = find_entry(name);
-    if (entry == NULL)
-        return -ENOENT;
-    memcpy(entry, &function, sizeof function);
-    return 0;
-}

@@ -21,6 +21,7 @@ struct hf__sys {
     int (*fchmod)(int fd, unsigned mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
     ssize_t (*write)(int fd, const void *buffer, size_t size);
+    int (*fdatasync)(int fd);
     int (*link)(const char *from, const char *to);
     int (*link_unnamed)(int fd, const char *to);
     int (*rename_new)(const char *from, const char *to);

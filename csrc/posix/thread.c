@@ -31,6 +31,6 @@ void *hf__key_get(hf__key key) {
     return pthread_getspecific(key);
 }
 
-void hf__key_set(hf__key key, void *value) {
-    pthread_setspecific(key, value);
+int hf__key_set(hf__key key, void *value) {
+    return -pthread_setspecific(key, value);
 }

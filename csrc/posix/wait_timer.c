@@ -76,9 +76,10 @@ int hf__wait_in_kernel(const hf__wait_order *order) {
         sigset_t ours, before;
         sigemptyset(&ours);
         sigaddset(&ours, number);
-        hf__sys.thread_sigmask(SIG_UNBLOCK, &ours, &before);
-        rc = wait_with(timer, order);
-        hf__sys.thread_sigmask(SIG_SETMASK, &before, NULL);
+        if (hf__sys.thread_sigmask(SIG_UNBLOCK, &ours, &before) == 0) {
+            rc = wait_with(timer, order);
+            hf__sys.thread_sigmask(SIG_SETMASK, &before, NULL);
+        }
     }
     hf__sys.timer_delete(timer);
     return rc;

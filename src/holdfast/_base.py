@@ -1,0 +1,434 @@
+"""What all locks have in common: arguments, timeouts, context managers, and the error when it takes too long."""
+
+from __future__ import annotations
+
+import os
+from math import isnan
+
+from holdfast import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+
+    from typing_extensions import Self
+
+    from holdfast._holders import Holder
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    Lock_co = TypeVar("Lock_co", covariant=True)
+
+    class _OfLock(Generic[Lock_co]): ...
+
+else:  # to import typing would cost more than everything else here
+    _OfLock = {"Lock_co": object}
+
+
+DEFAULT_MODE = 0o644
+"""The permissions of a new lock file unless others are asked for; the umask narrows these, and only these."""
+
+
+class Timeout(TimeoutError):
+    """A lock was not acquired in time.
+
+    `lock_file` is its path, and `holders` says who held it, as far as the system can tell.
+
+    >>> from holdfast import FileLock, Timeout
+    >>> try:
+    ...     with FileLock("app.lock", timeout=0.1):
+    ...         pass
+    ... except Timeout as error:
+    ...     print(error.lock_file, error.holders)
+    """
+
+    def __init__(self, lock_file: str, timeout: float | None = None, holders: Sequence[Holder] | None = None) -> None:
+        super().__init__()
+        self._lock_file = lock_file
+        self._timeout = timeout
+        self._holders = None if holders is None else list(holders)
+
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock."""
+        return self._lock_file
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds the attempt was allowed to take; None when that is not known."""
+        return self._timeout
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
+        if self._holders is None:
+            from holdfast._holders import holders
+
+            self._holders = [holder for holder in holders(self._lock_file) if not holder.waiting]
+        return self._holders
+
+    def __str__(self) -> str:
+        within = f" within {self._timeout:g} seconds" if self._timeout else ""
+        who = " and ".join(str(holder) for holder in self.holders)
+        held = f"It is held by {who}." if who else "Who holds it cannot be seen from here."
+        return f"The file lock '{self._lock_file}' could not be acquired{within}. {held}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._lock_file!r})"
+
+    def __reduce__(self) -> tuple[type[Timeout], tuple[str], dict[str, Any]]:
+        return type(self), (self._lock_file,), {**self.__dict__, "_holders": self.holders}
+
+
+class AcquireReturnProxy(_OfLock["Lock_co"]):
+    """What acquire() returns: a context manager that releases the lock, and does not acquire it again.
+
+    >>> from holdfast import FileLock
+    >>> with FileLock("app.lock").acquire(timeout=10) as lock:
+    ...     assert lock.is_locked
+    """
+
+    __slots__ = ("lock",)
+
+    lock: Lock_co
+
+    def __enter__(self) -> Lock_co:
+        return self.lock
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lock.release()  # type: ignore[attr-defined]
+
+
+def seconds(name: str, value: float) -> float:
+    """A number of seconds, checked."""
+    from numbers import Real
+
+    if isinstance(value, bool) or not (isinstance(value, Real) or type(value).__name__ == "Decimal"):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    return float(value)
+
+
+def resolve_timeout(timeout: float, blocking: bool) -> float:
+    """The timeout of one acquisition: 0 for a single try, -1 for ever."""
+    if not isinstance(blocking, bool):
+        raise TypeError(f"blocking must be a bool, not {type(blocking).__name__}")
+    timeout = seconds("timeout", timeout)
+    if not blocking:
+        return 0.0
+    if isnan(timeout):
+        raise ValueError("timeout must not be nan")
+    return -1.0 if timeout < 0 or timeout == float("inf") else timeout
+
+
+def resolve_poll_interval(poll_interval: float) -> float:
+    """A polling interval, checked."""
+    poll_interval = seconds("poll_interval", poll_interval)
+    if not 0 <= poll_interval < float("inf"):
+        raise ValueError(f"poll_interval must be finite and not negative, got {poll_interval!r}")
+    return poll_interval
+
+
+def check_mode(mode: int) -> None:
+    """Check the permissions for a new lock file."""
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"mode must be an int such as 0o644, not {type(mode).__name__}")
+    if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+        raise ValueError(f"mode must be permission bits that let the owner read and write, not {mode:#o}")
+
+
+def canonical(path: str) -> str:
+    """One spelling for all spellings of a lock path. Its last part stays, because a link there is never followed."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.normcase(os.path.join(os.path.realpath(directory), name))
+
+
+def create_parents(path: str) -> bool:
+    """Create the directory of a lock file. Whether there was anything to create."""
+    directory = os.path.dirname(path)
+    if not directory or os.path.isdir(directory):
+        return False
+    os.makedirs(directory, exist_ok=True)
+    return True
+
+
+class _SingletonMeta(type):
+    """One instance per class and lock file, for those who ask for is_singleton=True."""
+
+    if not TYPE_CHECKING:  # the type checkers are to see the constructors' own signatures
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> BaseLock:
+            if not kwargs.get("is_singleton", cls._singleton_by_default):
+                return super().__call__(*args, **kwargs)
+            from holdfast._singletons import find
+
+            # Made first, so that the constructor judges and completes the arguments. It opens nothing.
+            return find(super().__call__(*args, **kwargs))
+
+
+def _make(cls: type[BaseLock], lock_file: str, settings: dict[str, Any]) -> BaseLock:
+    return cls(lock_file, **settings)
+
+
+class BaseLock(metaclass=_SingletonMeta):
+    """A lock file, and how long to wait for it."""
+
+    _singleton_by_default = False
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float,
+        *,
+        blocking: bool,
+        is_singleton: bool,
+        poll_interval: float = 0.05,
+    ) -> None:
+        path = os.fspath(lock_file)
+        self._lock_file = path if type(path) is str else os.fsdecode(path)
+        if not (timeout == -1 and blocking is True and poll_interval == 0.05):
+            resolve_timeout(timeout, blocking)
+            poll_interval = resolve_poll_interval(poll_interval)
+        self._timeout = timeout
+        self._blocking = blocking
+        self._poll_interval = poll_interval
+        self._is_singleton = is_singleton
+
+    # What the kinds of locks differ in.
+
+    def _try(self, how: int) -> int:
+        """Acquire the lock if that needs no waiting: a result of the core."""
+        raise NotImplementedError
+
+    def _wait(self, how: int, until: int, poll: int) -> int:
+        """Wait for the lock until a moment of the core's clock: a result of the core."""
+        raise NotImplementedError
+
+    @property
+    def lock_counter(self) -> int:
+        """How often the lock has been acquired and not released yet."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, object]:
+        """The constructor's arguments, as they would make another lock like this one."""
+        return {
+            "is_singleton": self._is_singleton,
+            "timeout": -1.0 if self._timeout < 0 else self._timeout,
+            "blocking": self._blocking,
+            "poll_interval": self._poll_interval,
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., BaseLock], tuple[type[BaseLock], str, dict[str, object]]]:
+        """A copy, also one pickled to another process, is another lock on the same file, and holds nothing."""
+        return _make, (type(self), self._lock_file, self._settings())
+
+    # Acquiring, when the first try did not do.
+
+    def _check_arguments(self, timeout: float | None, poll_interval: float | None, blocking: bool | None) -> None:
+        """Refuse wrong arguments of an acquisition, also when the lock is free and nothing depends on them."""
+        resolve_timeout(0 if timeout is None else timeout, True if blocking is None else blocking)
+        if poll_interval is not None:
+            resolve_poll_interval(poll_interval)
+
+    def _insist(
+        self,
+        rc: int,
+        how: int,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> None:
+        """Go on after a try that returned `rc`, which is not 0: wait, or raise."""
+        allowed = resolve_timeout(
+            self._timeout if timeout is None else timeout, self._blocking if blocking is None else blocking
+        )
+        if rc == _core.MISSING and create_parents(self._lock_file):
+            rc = self._try(how)
+        if rc == _core.BUSY and allowed != 0:
+            rc = self._wait_patiently(
+                how, allowed, self._poll_interval if poll_interval is None else poll_interval, cancel_check
+            )
+        if rc == _core.TIMED_OUT:
+            from holdfast._holders import holders
+
+            raise Timeout(self._lock_file, allowed, [h for h in holders(self._lock_file) if not h.waiting])
+        if rc == _core.BUSY:
+            raise Timeout(self._lock_file)
+        if rc != 0:
+            self._fail(rc)
+
+    def _wait_patiently(
+        self, how: int, timeout: float, poll_interval: float, cancel_check: Callable[[], bool] | None
+    ) -> int:
+        """Wait until the timeout is over. Python's signal handlers run each time a signal ends a wait of the core."""
+        deadline = _core.deadline(timeout)
+        poll = int(poll_interval * 1e9)
+        rc = _core.BUSY
+        while rc in (_core.BUSY, _core.INTERRUPTED):
+            until = deadline
+            if cancel_check is not None:
+                if cancel_check():
+                    return _core.TIMED_OUT
+                until = min(deadline, _core.deadline(max(poll_interval, 0.001)))
+            rc = self._wait(how, until, poll)
+            if rc == _core.TIMED_OUT and until < deadline:
+                rc = _core.BUSY
+        return rc
+
+    def _fail(self, rc: int) -> NoReturn:
+        """Raise what a result means."""
+        if rc == _core.SELF_DEADLOCK:
+            raise RuntimeError(
+                f"Deadlock: lock '{self._lock_file}' is already held by a different {type(self).__name__} instance in "
+                "this thread, so the wait would never end. Use the same instance, or is_singleton=True."
+            )
+        raise _core.error(rc, self._lock_file)
+
+    # The arguments, to read and to change.
+
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock file, as it was given."""
+        return self._lock_file
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds to wait unless acquire() says otherwise; negative for ever."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: float) -> None:
+        resolve_timeout(value, True)
+        self._timeout = value
+
+    @property
+    def blocking(self) -> bool:
+        """Whether to wait at all unless acquire() says otherwise."""
+        return self._blocking
+
+    @blocking.setter
+    def blocking(self, value: bool) -> None:
+        resolve_timeout(0, value)
+        self._blocking = value
+
+    @property
+    def poll_interval(self) -> float:
+        """The longest time between two looks, in seconds, where the system cannot wait in the kernel."""
+        return self._poll_interval
+
+    @poll_interval.setter
+    def poll_interval(self, value: float) -> None:
+        self._poll_interval = resolve_poll_interval(value)
+
+    @property
+    def is_singleton(self) -> bool:
+        """Whether this is the one instance of its class for its lock file."""
+        return self._is_singleton
+
+
+class BaseFileLock(BaseLock):
+    """The common interface of FileLock and SoftFileLock."""
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float,
+        mode: int,
+        thread_local: bool,
+        *,
+        blocking: bool,
+        is_singleton: bool,
+        poll_interval: float,
+    ) -> None:
+        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, poll_interval=poll_interval)
+        if mode != DEFAULT_MODE:
+            check_mode(mode)
+        self._mode = mode
+        self._thread_local = thread_local
+
+    def acquire(
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]:
+        """Acquire the lock, or once more if it is held already, and return a context manager that releases it.
+
+        `timeout`, `poll_interval` and `blocking` default to those of the lock. A negative timeout waits for ever,
+        `blocking=False` tries once. `cancel_check` is called at every `poll_interval` of the wait; when it returns
+        True the wait is given up. Raises Timeout when the lock was not acquired; the lock is then as it was before.
+
+        >>> from holdfast import FileLock
+        >>> lock = FileLock("app.lock")
+        >>> with lock.acquire(timeout=5):
+        ...     pass
+        """
+        raise NotImplementedError
+
+    def release(self, force: bool = False) -> None:
+        """Undo one acquisition; with `force` all of them. Does nothing when the lock is not held.
+
+        `force` also releases what threads that have ended still hold.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the lock, however often it was acquired, and close its descriptors. It can be acquired again."""
+        raise NotImplementedError
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the lock is held: by this thread, or with thread_local=False by any."""
+        return self.lock_counter > 0
+
+    @property
+    def mode(self) -> int:
+        """The permissions that a new lock file gets."""
+        return self._mode
+
+    def is_thread_local(self) -> bool:
+        """Whether each thread holds the lock for itself."""
+        return self._thread_local
+
+    def _settings(self) -> dict[str, object]:
+        return {**super()._settings(), "mode": self._mode, "thread_local": self._thread_local}
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make a function hold the lock while it runs.
+
+        >>> from holdfast import FileLock
+        >>> @FileLock("app.lock")
+        ... def update():
+        ...     pass
+        """
+        from functools import wraps
+
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x2A0:  # coroutines and generators
+            raise TypeError(f"{function!r} does not run when it is called; take the lock inside it")
+
+        @wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return locked
+
+    def __repr__(self) -> str:
+        count = self.lock_counter
+        state = f"held {count} times" if count > 1 else "held" if count else "not held"
+        return f"<{type(self).__name__} {self._lock_file!r} {state}>"

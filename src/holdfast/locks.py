@@ -1,0 +1,186 @@
+"""Locks that the kernel keeps, and releases when their holder dies."""
+
+from __future__ import annotations
+
+import os
+
+from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock
+from holdfast._core import (
+    ANY_THREAD,
+    EXACT_MODE,
+    EXCLUSIVE,
+    NOT_HELD,
+    NULL,
+    OFD,
+    SHARED,
+    WATCH_ORDER,
+    close_idle,
+    count,
+    error,
+    free,
+    new_lock,
+    release,
+    release_all,
+    try_lock,
+    wait_lock,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Literal
+
+    from typing_extensions import Self
+
+    from holdfast._core import Lock
+
+
+class FileLock(BaseFileLock):
+    """A lock between processes and threads, on a file of its own.
+
+    The file is created when it is missing, with its directory, and stays. The lock is the kernel's: it ends with the
+    process, however that ends. Each thread holds it for itself, and may acquire it again while it holds it.
+
+    `timeout` is how many seconds to wait, negative for ever, and `blocking=False` tries only once. `mode` are the
+    permissions of a new lock file: the default is narrowed by the umask, any other is set exactly. With
+    `thread_local=False` all threads of the process share one hold. `is_singleton=True` returns the same instance for
+    the same file. `poll_interval` is the longest time between two looks where the kernel cannot wait until a deadline.
+    `shared=True` shares the lock with other shared holders. `kind="ofd"` takes OFD (fcntl) locks instead of flock, for
+    programs that use those; the two kinds do not exclude each other, and Windows has only one. `lifetime` is refused
+    with a warning, because the kernel's locks do not age.
+
+    >>> from holdfast import FileLock
+    >>> lock = FileLock("app.lock", timeout=10)
+    >>> with lock:
+    ...     assert lock.is_locked
+    """
+
+    _core: Lock = None  # until there is one
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = DEFAULT_MODE,
+        thread_local: bool = True,
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+        shared: bool = False,
+        kind: Literal["flock", "ofd"] = "flock",
+    ) -> None:
+        super().__init__(
+            lock_file,
+            timeout,
+            mode,
+            thread_local,
+            blocking=blocking,
+            is_singleton=is_singleton,
+            poll_interval=poll_interval,
+        )
+        if lifetime is not None:
+            _warn_of_lifetime()
+        self._how = SHARED if shared else EXCLUSIVE
+        self._flags = (
+            0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else _flags(mode, thread_local, kind)
+        )
+        self._core = new_lock(self._lock_file, mode, self._flags)
+
+    def acquire(  # noqa: D102 - inherited, like those below
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]:
+        if not (timeout is poll_interval is blocking is None):
+            self._check_arguments(timeout, poll_interval, blocking)
+        rc = try_lock(self._core, self._how)
+        if rc:
+            self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
+        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+        proxy.lock = self
+        return proxy
+
+    def release(self, force: bool = False) -> None:  # noqa: D102
+        rc = release_all(self._core) if force else release(self._core)
+        if rc < 0 and rc != NOT_HELD:
+            raise error(rc, self._lock_file)
+
+    # Like acquire() and release(), without their arguments and their result.
+
+    def __enter__(self) -> Self:
+        rc = try_lock(self._core, self._how)
+        if rc:
+            self._insist(rc, self._how)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if release(self._core) < 0:
+            self.release()
+
+    def close(self) -> None:  # noqa: D102
+        self.release(force=True)
+        close_idle(self._core)
+
+    @property
+    def lock_counter(self) -> int:
+        """How often the lock has been acquired and not released yet."""
+        return count(self._core)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the lock is shared with other shared holders."""
+        return self._how == SHARED
+
+    @property
+    def lifetime(self) -> None:
+        """Always None: the kernel's locks do not age."""
+        return
+
+    def _try(self, how: int) -> int:
+        return try_lock(self._core, how)
+
+    def _wait(self, how: int, until: int, poll: int) -> int:
+        return wait_lock(self._core, how, until, poll, NULL)
+
+    def _settings(self) -> dict[str, object]:
+        return {**super()._settings(), "shared": self.shared, "kind": "ofd" if self._flags & OFD else "flock"}
+
+    # The default argument is there when the interpreter, at its end, has emptied this module.
+    def __del__(self, _free: Callable[[Lock], None] = free) -> None:
+        if self._core is not None:
+            _free(self._core)
+
+
+def _flags(mode: int, thread_local: bool, kind: str) -> int:
+    """The core's flags for these arguments."""
+    if kind not in ("flock", "ofd"):
+        raise ValueError(f"kind must be 'flock' or 'ofd', not {kind!r}")
+    return (
+        (EXACT_MODE if mode != DEFAULT_MODE else 0)
+        | (0 if thread_local else ANY_THREAD)
+        | (OFD if kind == "ofd" else 0)
+    )
+
+
+def _warn_of_lifetime() -> None:
+    from warnings import warn
+
+    warn(
+        "lifetime is ignored: the kernel releases this lock when its holder dies, and not before; "
+        "only SoftFileLock has locks that age",
+        stacklevel=4,
+    )
+
+
+if WATCH_ORDER:
+    from holdfast._order import watch
+
+    watch(FileLock, taking=("acquire", "__enter__"), giving=("release", "__exit__", "close"))

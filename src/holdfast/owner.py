@@ -1,0 +1,139 @@
+"""Records of who owns a marker, and whether that process still lives.
+
+A record is three lines: the pid, the host, and what tells the process from a later one with the same pid (on Linux the
+boot id and the time of its start, as one number). It is the record that the filelock package writes, so that both
+respect, and clear away, each other's locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from dataclasses import dataclass
+
+from holdfast import _core
+
+LONGEST_RECORD = 1024
+_LONGEST_HOST = 253
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # fixed by the kernel's ABI, like the next
+_INITIAL_TIME_NAMESPACE = 0xEFFFFFFA
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The owner that a record names. `start` is None when its system could not tell."""
+
+    pid: int
+    host: str
+    start: int | None
+
+    @classmethod
+    def myself(cls) -> Owner:
+        """This process."""
+        return cls(os.getpid(), host_name(), _start_token(os.getpid()))
+
+    @classmethod
+    def parse(cls, record: bytes) -> Owner | None:
+        """The owner that a record names, or None if it names none. Anybody can write a record: nothing is assumed."""
+        if len(record) > LONGEST_RECORD or not record.endswith(b"\n") or not record.isascii():
+            return None
+        lines = record.decode("ascii").splitlines()
+        if len(lines) not in (2, 3) or not all(line.isdigit() for line in (lines[0], *lines[2:])):
+            return None
+        pid = int(lines[0])
+        if not 0 < pid < 2**31:
+            return None
+        return cls(pid, lines[1], int(lines[2]) if len(lines) == 3 else None)
+
+    def record(self) -> bytes:
+        """What a marker of this owner contains."""
+        lines = [str(self.pid), self.host] + ([] if self.start is None else [str(self.start)])
+        return "".join(f"{line}\n" for line in lines).encode("ascii")
+
+    def is_gone(self) -> bool:
+        """Whether the owner is known to have ended. One on another host, or in doubt, is not."""
+        if self.host != host_name():
+            return False
+        start = _core.process_start(self.pid)
+        if start == -errno.ESRCH:
+            return True
+        token = _start_token(self.pid)
+        return token is not None and self.start is not None and not _same_start(token, self.start)
+
+
+def owner_of(path: str) -> Owner | None:
+    """The owner of the marker at `path`, or None if there is no such thing."""
+    rc, marker = _core.open_marker(path)
+    if rc != 0:
+        return None
+    try:
+        return Owner.parse(_core.read_marker(marker, LONGEST_RECORD + 1)[0])
+    finally:
+        _core.close_marker(marker)
+
+
+@functools.cache
+def host_name() -> str:
+    """The host, by a name in which one pid means one process.
+
+    Containers may share a host name without sharing pids, so on Linux the pid namespace is a part of it. What is not
+    printable ASCII is escaped, because the name is a line of the record.
+    """
+    if sys.platform == "win32":
+        import socket
+
+        raw = socket.gethostname()
+    else:
+        raw = os.uname().nodename
+    name = "".join(
+        chr(byte) if 0x20 < byte < 0x7F and byte != ord("?") else f"?{byte:02x}"
+        for byte in raw.encode("utf-8", "surrogateescape")
+    )
+    namespace = _namespace("pid")
+    if namespace not in (None, _INITIAL_PID_NAMESPACE):
+        name += f"?pidns-{namespace:x}"
+    if len(name) > _LONGEST_HOST:  # the part cut off still has to tell hosts apart
+        from hashlib import sha256
+
+        keep = _LONGEST_HOST - 9
+        name = f"{name[:keep]}-{sha256(name[keep:].encode()).hexdigest()[:8]}"
+    return name or "?"
+
+
+def _namespace(kind: str) -> int | None:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
+    except OSError:
+        return None
+
+
+@functools.cache
+def _boot_id() -> int:
+    """The id of this boot, or 0 where it is hidden."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return int(file.read().strip().replace("-", ""), 16)
+    except (OSError, ValueError):
+        return 0
+
+
+def _start_token(pid: int) -> int | None:
+    """What tells the process from others with its pid, in any boot; None when that cannot be known."""
+    start = _core.process_start(pid)
+    if start < 0:
+        return None
+    if sys.platform != "linux":
+        return start
+    # In a time namespace of its own, a process sees other start times than its neighbours do.
+    if _namespace("time") not in (None, _INITIAL_TIME_NAMESPACE):
+        return None
+    return _boot_id() << 64 | start
+
+
+def _same_start(one: int, other: int) -> bool:
+    """Whether two tokens mean the same start. Where one side could not see the boot id, it proves nothing."""
+    if 0 in (one >> 64, other >> 64):
+        return one % 2**64 == other % 2**64
+    return one == other

@@ -1,0 +1,282 @@
+"""Locks whose existence is the lock, for file systems without kernel locks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from atexit import register as at_exit
+from secrets import token_hex
+from threading import RLock, Thread, current_thread
+from weakref import WeakSet
+
+from holdfast import _core
+from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock, canonical, seconds
+from holdfast.owner import LONGEST_RECORD, Owner, owner_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+    from holdfast._core import Marker, MarkerSlot
+
+_FIRST_NAP = 0.0005  # seconds
+_WRITABLE_BY_OTHERS = 0o022  # a record that others may write could say anything
+
+
+class SoftFileLock(BaseFileLock):
+    """A lock between processes and threads whose file exists while it is held.
+
+    It needs nothing of a file system but that two processes cannot create the same file, and works where the kernel's
+    locks do not. The file names its owner: if that process has died, on this host, the next one to come takes the lock
+    over. After a power cut or on another host, that takes `lifetime`, or somebody who removes the file.
+
+    The arguments are those of FileLock. With `lifetime` the lock is also taken over when its file is older than that
+    many seconds, although its owner may live: only for owners that are never slower.
+
+    >>> from holdfast import SoftFileLock
+    >>> with SoftFileLock("app.lock", timeout=10):
+    ...     pass
+    """
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = DEFAULT_MODE,
+        thread_local: bool = True,
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+    ) -> None:
+        self._holds: dict[Thread | None, _Hold] = {}  # by thread, or all threads' under None
+        self._mutex = RLock()  # a signal handler may use the lock while the code it interrupted does
+        super().__init__(
+            lock_file,
+            timeout,
+            mode,
+            thread_local,
+            blocking=blocking,
+            is_singleton=is_singleton,
+            poll_interval=poll_interval,
+        )
+        _core.encode(self._lock_file)
+        self._lifetime = None if lifetime is None else seconds("lifetime", lifetime)
+        if self._lifetime is not None and not 0 <= self._lifetime < float("inf"):
+            raise ValueError(f"lifetime must be finite and not negative, got {lifetime!r}")
+        _alive.add(self)
+
+    def acquire(  # noqa: D102 - inherited, like those below
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]:
+        self._check_arguments(timeout, poll_interval, blocking)
+        rc = self._try(_core.EXCLUSIVE)
+        if rc:
+            self._insist(rc, _core.EXCLUSIVE, timeout, poll_interval, blocking, cancel_check)
+        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+        proxy.lock = self
+        return proxy
+
+    def release(self, force: bool = False) -> None:  # noqa: D102
+        with self._mutex:
+            hold = self._holds.get(self._me())
+            if hold is not None and hold.count > 1 and not force:
+                hold.count -= 1
+                return
+            self._drop(self._me())
+            if force:
+                for thread in [thread for thread in self._holds if thread and not thread.is_alive()]:
+                    self._drop(thread)
+
+    def close(self) -> None:
+        """Release the lock, however often it was acquired. It can be acquired again."""
+        self.release(force=True)
+
+    @property
+    def lock_counter(self) -> int:
+        """How often the lock has been acquired and not released yet."""
+        hold = self._holds.get(self._me())
+        return 0 if hold is None else hold.count
+
+    @property
+    def lifetime(self) -> float | None:
+        """The age in seconds at which the lock may be taken over from a living owner; None for never."""
+        return self._lifetime
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds the lock, or None."""
+        owner = owner_of(self._lock_file)
+        return None if owner is None else owner.pid
+
+    @property
+    def is_lock_held_by_us(self) -> bool:
+        """Whether this process holds the lock, through whatever object."""
+        return owner_of(self._lock_file) == Owner.myself()
+
+    def _me(self) -> Thread | None:
+        return current_thread() if self._thread_local else None
+
+    def _try(self, how: int) -> int:
+        with self._mutex:
+            me = self._me()
+            # The hold is on record before its marker exists: an exception that a signal handler raises in between
+            # must not leave a marker that nobody remembers and that names a living process.
+            hold = self._holds.setdefault(me, _Hold(current_thread()))
+            rc = 0
+            if not hold.slot[0]:
+                rc = self._create(hold.slot)
+                if rc == _core.BUSY and self._clear_away():
+                    rc = self._create(hold.slot)
+            if rc == 0:
+                hold.count += 1
+            else:
+                del self._holds[me]
+            return rc
+
+    def _create(self, slot: MarkerSlot) -> int:
+        return _core.create_marker(
+            slot,
+            self._lock_file,
+            f"{self._lock_file}.{os.getpid()}.{token_hex(8)}.new",
+            Owner.myself().record(),
+            self._mode & ~_WRITABLE_BY_OTHERS,
+            0 if self._mode == DEFAULT_MODE else _core.EXACT_MODE,
+        )
+
+    def _clear_away(self) -> bool:
+        """Remove the marker if its owner has died or its time is up. Whether the path may be free now."""
+        rc, marker = _core.open_marker(self._lock_file)
+        if rc == _core.MISSING:
+            return True
+        if rc != 0:
+            return False  # not a marker, or not ours to judge: it is in the way, which is all that counts
+        try:
+            # While the marker is open no other file gets its identity, so what is judged is what is removed.
+            record, age = _core.read_marker(marker, LONGEST_RECORD + 1)
+            owner = Owner.parse(record)
+            overdue = self._lifetime is not None and age >= self._lifetime
+            if overdue or (owner is not None and owner.is_gone()):
+                return _remove(marker, self._lock_file) in (0, _core.MISSING)
+            return False
+        finally:
+            _core.close_marker(marker)
+
+    def _wait(self, how: int, until: int, poll: int) -> int:
+        if until == _core.FOREVER and self._waits_for_itself():
+            return _core.SELF_DEADLOCK
+        nap = _FIRST_NAP
+        while (rc := self._try(how)) == _core.BUSY:
+            left = (until - _core.now()) / 1e9
+            if left <= 0:
+                return _core.TIMED_OUT
+            time.sleep(min(nap, left))
+            nap = max(_FIRST_NAP, min(nap * 1.5, poll / 1e9))
+        return rc
+
+    def _waits_for_itself(self) -> bool:
+        """Whether this thread holds the marker through another instance."""
+        path, me = canonical(self._lock_file), current_thread()
+        return any(
+            hold.thread is me and canonical(other._lock_file) == path
+            for other in _alive
+            for hold in list(other._holds.values())
+        )
+
+    def _drop(self, thread: Thread | None) -> None:
+        """Remove the marker of a hold, if there is one. If that fails the lock stays held."""
+        hold = self._holds.get(thread)
+        if hold is None:
+            return
+        if hold.slot[0]:
+            rc = _remove(hold.slot[0], self._lock_file)
+            if rc not in (0, _core.MISSING):
+                raise _core.error(rc, self._lock_file)
+            _core.close_marker(hold.slot[0])
+        del self._holds[thread]
+
+    def _drop_all(self) -> None:
+        for thread in list(self._holds):
+            self._drop(thread)
+
+    def _settings(self) -> dict[str, object]:
+        return {**super()._settings(), "lifetime": self._lifetime}
+
+    def __del__(self) -> None:
+        self._drop_all()
+
+
+class _Hold:
+    """A marker of ours, or the place for one, and how often the lock was acquired by whom."""
+
+    __slots__ = ("count", "slot", "thread")
+
+    def __init__(self, thread: Thread) -> None:
+        self.slot = _core.new_marker_slot()
+        self.thread = thread
+        self.count = 0
+
+
+def _remove(marker: Marker, path: str) -> int:
+    """Remove a marker while no other process does: a result of the core."""
+    patience = 1000
+    while (rc := _core.remove_marker(marker, 0)) == _core.BUSY and patience:
+        time.sleep(0.001)  # another process is at it: a matter of microseconds
+        patience -= 1
+    if rc != _core.NO_LOCKS:
+        return rc
+    # The file system has no locks to take turns by. Only processes of this host judge each other, so a lock that only
+    # they see will do.
+    with _turnstile(path):
+        return _core.remove_marker(marker, 1)
+
+
+def _turnstile(path: str) -> BaseFileLock:
+    from hashlib import sha256
+    from tempfile import gettempdir
+
+    from holdfast.locks import FileLock
+
+    name = sha256(os.fsencode(canonical(path))).hexdigest()[:32]
+    return FileLock(os.path.join(gettempdir(), f"holdfast-{name}.lock"), mode=0o666)
+
+
+_alive: WeakSet[SoftFileLock] = WeakSet()
+
+
+@at_exit
+def _release_all() -> None:
+    """Remove the markers this process still has: nobody would do it for a process that ends in good order."""
+    for lock in list(_alive):
+        try:
+            lock._drop_all()
+        except OSError as error:
+            print(f"holdfast: {error}", file=sys.stderr)
+
+
+def _after_fork() -> None:
+    """In a forked child nothing is held: the markers are the parent's."""
+    for lock in list(_alive):
+        lock._mutex = RLock()  # a thread that is gone may have held the old one
+        for hold in lock._holds.values():
+            _core.close_marker(hold.slot[0])
+        lock._holds.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+if _core.WATCH_ORDER:
+    from holdfast._order import watch
+
+    watch(SoftFileLock, taking=("acquire",), giving=("release", "close"))
