@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def compiler_options() -> dict[str, list[str] | list[tuple[str, str | None]]]:
             "libraries": ["rt"] if sysconfig.get_platform().startswith("linux") else [],  # timers, in old C libraries
         }
     return {
-        "define_macros": [("_WIN32_WINNT", "0x0A00"), ("UNICODE", None)],
-        "extra_compile_args": ["/std:c11"] if "MSC" in __import__("sys").version else ["-std=c11"],
+        "define_macros": [("_WIN32_WINNT", "0x0a00"), ("UNICODE", None)],
+        "extra_compile_args": ["/std:c11"] if "MSC" in sys.version else ["-std=c11"],
         "libraries": ["advapi32"],
     }
 

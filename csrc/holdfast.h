@@ -14,7 +14,7 @@
  *   lock = hf_lock_new(pool, "/run/app.lock", 0644, 0);
  *   rc = hf_try(lock, HF_EXCLUSIVE);                  0, or HF_BUSY
  *   if (rc == HF_BUSY)
- *       rc = hf_wait(lock, HF_EXCLUSIVE, hf_now() + 5 * seconds, 50 * milliseconds, NULL);
+ *       rc = hf_wait(lock, HF_EXCLUSIVE, hf_now(), hf_now() + 5 * seconds, 50 * milliseconds, NULL);
  *   ... the critical section ...
  *   hf_release(lock);
  *   hf_lock_free(lock);
@@ -39,7 +39,7 @@
 
 #define HF_BUSY -1001          /* somebody else holds the lock */
 #define HF_TIMED_OUT -1002     /* the deadline passed */
-#define HF_INTERRUPTED -1003   /* a signal arrived: run its handlers, then wait on with the same deadline */
+#define HF_INTERRUPTED -1003   /* run the handlers of signals that arrived, then wait on with the same deadline */
 #define HF_CANCELLED -1004     /* hf_waiter_cancel() was called */
 #define HF_OTHER_MODE -1005    /* this thread holds the lock in the other mode */
 #define HF_SELF_DEADLOCK -1006 /* this thread holds the file through another lock, so the wait would never end */
@@ -91,9 +91,9 @@ size_t hf_pool_idle(hf_pool *pool);
  */
 typedef struct hf_lock hf_lock;
 
-#define HF_OFD 1         /* lock with OFD (fcntl) locks instead of flock; no meaning on Windows */
-#define HF_ANY_THREAD 2  /* one hold for all threads: any of them nests in it and releases it */
-#define HF_EXACT_MODE 4  /* a file this lock creates gets exactly `mode`, whatever the umask */
+#define HF_OFD 1        /* lock with OFD (fcntl) locks instead of flock; no meaning on Windows */
+#define HF_ANY_THREAD 2 /* one hold for all threads: any of them nests in it and releases it */
+#define HF_EXACT_MODE 4 /* a file this lock creates gets exactly `mode`, whatever the umask */
 
 /* A lock on the file `path`, which is opened, and created with the permissions `mode` if need be, when the lock is first
    acquired. Copies `path`. NULL when there is no memory. */
@@ -110,10 +110,14 @@ int hf_try(hf_lock *lock, int how);
 typedef struct hf_waiter hf_waiter;
 
 /* Like hf_try(), but wait until hf_now() is `deadline`: in the kernel where that is possible, else by looking again at
-   intervals that grow from microseconds to `poll` nanoseconds. Also returns HF_TIMED_OUT, never before the deadline;
-   HF_INTERRUPTED; HF_CANCELLED, through `waiter`, which may be NULL; and HF_SELF_DEADLOCK when the deadline is
-   HF_FOREVER. */
-int hf_wait(hf_lock *lock, int how, int64_t deadline, int64_t poll, hf_waiter *waiter);
+   intervals that grow from microseconds to `poll` nanoseconds. `began` is the moment when the caller began to wait, the
+   same when it waits on. Also returns HF_TIMED_OUT, never before the deadline; HF_INTERRUPTED; HF_CANCELLED, through
+   `waiter`, which may be NULL; and HF_SELF_DEADLOCK when the deadline is HF_FOREVER.
+
+   HF_INTERRUPTED also comes without a signal, now and then, each time after waiting twice as long. A signal that arrives
+   after the caller last looked for signals, and before the kernel's wait begins, interrupts nothing: so it is noticed
+   after at most as long again as the wait has lasted. (On Windows nothing interrupts a wait: there it comes often.) */
+int hf_wait(hf_lock *lock, int how, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter);
 
 /* Undo one acquisition by this thread. The number of acquisitions left, or -EPERM when this thread holds nothing. When
    the kernel refuses to unlock (an error, not one a local file system gives), the descriptor is closed, which releases
@@ -123,6 +127,10 @@ int hf_release(hf_lock *lock);
 /* Release this thread's hold however often it was acquired, and the holds of threads that have ended. 0, or the first
    error, as from hf_release(). */
 int hf_release_all(hf_lock *lock);
+
+/* The numbers, by which the system knows them, of the threads that hold the lock: how many there are, of which the first
+   `capacity` are stored. */
+size_t hf_holding_threads(hf_lock *lock, uint64_t *threads, size_t capacity);
 
 /* Close the descriptors of the lock that nobody holds. */
 void hf_close_idle(hf_lock *lock);
@@ -160,7 +168,8 @@ typedef struct hf_marker hf_marker;
 int hf_marker_create(const char *path, const char *scratch, const char *text, size_t length, unsigned mode, int flags,
                      hf_marker **created);
 
-/* Open an existing marker to judge it. -ENOENT when there is none; HF_NOT_A_FILE, HF_SYMLINK. */
+/* Open an existing marker to judge it. -ENOENT when there is none; HF_NOT_A_FILE, HF_SYMLINK; on Windows HF_BUSY while it
+   is being removed. */
 int hf_marker_open(const char *path, hf_marker **opened);
 
 /* Read the record, at most `capacity` bytes of it. The number of bytes. `age`, in nanoseconds, says how long ago the

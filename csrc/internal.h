@@ -55,13 +55,16 @@ typedef struct {
     hf__file file;
     int how;
     bool ofd;
-    int64_t deadline;
+    int64_t until;
     int64_t poll;
     hf_waiter *waiter;
 } hf__wait_order;
 
-/* Wait for the lock in the kernel: 0 with the lock held, HF_BUSY when it is worth trying again, HF_TIMED_OUT,
-   HF_INTERRUPTED, HF_CANCELLED, -ENOSYS where the kernel cannot wait until a deadline now, or an error of
+/* How long to wait, after having waited this long, until the caller gets the chance to run its signal handlers. */
+int64_t hf__wait_turn(int64_t waited);
+
+/* Wait for the lock in the kernel: 0 with the lock held, HF_BUSY when the time is over or it is worth trying again,
+   HF_INTERRUPTED, HF_CANCELLED, -ENOSYS where the kernel cannot wait until a given time now, or an error of
    hf__lock_try(). */
 int hf__wait_in_kernel(const hf__wait_order *order);
 
@@ -78,6 +81,9 @@ void hf__mutex_init(hf__mutex *mutex);
 void hf__mutex_destroy(hf__mutex *mutex);
 void hf__mutex_lock(hf__mutex *mutex);
 void hf__mutex_unlock(hf__mutex *mutex);
+
+/* The system's number of the calling thread, which is also Python's. A later thread may get the same. */
+uint64_t hf__thread_number(void);
 
 /* `at_exit` runs with the thread's pointer when a thread that has set one ends. */
 int hf__key_new(hf__key *key, void (*at_exit)(void *));
@@ -117,6 +123,7 @@ extern const hf__sys_entry hf__sys_entries[];
    is never taken for that of a later thread. */
 typedef struct {
     hf_pool *pool;
+    uint64_t number;
     unsigned holds;
     bool ended;
 } hf__thread;

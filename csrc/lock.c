@@ -217,9 +217,9 @@ static bool waits_for_itself(const hf__hold *hold) {
     return found;
 }
 
-/* Sleep for `nap`, but not past the deadline, and make the next nap longer. */
+/* Sleep for `nap`, but not past the end of the turn, and make the next nap longer. */
 static int sleep_a_little(const hf__wait_order *order, int64_t *nap) {
-    int64_t left = order->deadline - hf_now();
+    int64_t left = order->until - hf_now();
     int64_t length = *nap < left ? *nap : left;
     *nap = *nap * 2 < order->poll ? *nap * 2 : order->poll;
     return length > 0 ? hf__wait_asleep(order->waiter, length) : 0;
@@ -231,7 +231,7 @@ static int claim_in_turn(hf_lock *lock, const hf__wait_order *order, hf__hold **
     int64_t nap = FIRST_NAP;
     int rc;
     while ((rc = claim(lock, order->how, claimed)) == HF_BUSY) {
-        if (hf_now() >= order->deadline)
+        if (hf_now() >= order->until)
             return HF_TIMED_OUT;
         rc = sleep_a_little(order, &nap);
         if (rc != 0)
@@ -241,7 +241,7 @@ static int claim_in_turn(hf_lock *lock, const hf__wait_order *order, hf__hold **
 }
 
 /* Wait once, in the kernel if that is possible. 0 with the lock taken, HF_BUSY when it is worth another look. */
-static int wait_a_turn(const hf__hold *hold, hf__wait_order *order, bool *in_kernel, int64_t *nap) {
+static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kernel, int64_t *nap) {
     if (*in_kernel && hold->file != HF__NO_FILE) {
         order->file = hold->file;
         int rc = hf__wait_in_kernel(order);
@@ -253,16 +253,16 @@ static int wait_a_turn(const hf__hold *hold, hf__wait_order *order, bool *in_ker
     return rc == 0 ? HF_BUSY : rc;
 }
 
-static int wait_for(hf__hold *hold, hf__wait_order *order) {
+static int wait_for(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
     bool in_kernel = !(hold->lock->pool->flags & HF_POLL_ONLY);
     int64_t nap = FIRST_NAP;
     int rc;
     while ((rc = take(hold)) == HF_BUSY) {
-        if (order->deadline == HF_FOREVER && waits_for_itself(hold))
+        if (deadline == HF_FOREVER && waits_for_itself(hold))
             return HF_SELF_DEADLOCK;
-        if (hf_now() >= order->deadline)
+        if (hf_now() >= order->until)
             return HF_TIMED_OUT;
-        rc = wait_a_turn(hold, order, &in_kernel, &nap);
+        rc = wait_once(hold, order, &in_kernel, &nap);
         if (rc == 0 && confirm(hold))
             return 0;
         if (rc != 0 && rc != HF_BUSY)
@@ -271,19 +271,20 @@ static int wait_for(hf__hold *hold, hf__wait_order *order) {
     return rc;
 }
 
-int hf_wait(hf_lock *lock, int how, int64_t deadline, int64_t poll, hf_waiter *waiter) {
+int hf_wait(hf_lock *lock, int how, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter) {
+    int64_t now = hf_now(), turn_ends = now + hf__wait_turn(now - began);
     hf__wait_order order = {.how = how,
                             .ofd = lock->flags & HF_OFD,
-                            .deadline = deadline,
+                            .until = turn_ends < deadline ? turn_ends : deadline,
                             .poll = poll > FIRST_NAP ? poll : FIRST_NAP,
                             .waiter = waiter};
     hf__hold *hold;
     int rc = claim_in_turn(lock, &order, &hold);
-    if (rc != 0 || hold == NULL)
-        return rc;
-    rc = wait_for(hold, &order);
-    settle(hold, rc == 0);
-    return rc;
+    if (rc == 0 && hold != NULL) {
+        rc = wait_for(hold, &order, deadline);
+        settle(hold, rc == 0);
+    }
+    return rc == HF_TIMED_OUT && order.until < deadline ? HF_INTERRUPTED : rc;
 }
 
 int hf_count(hf_lock *lock) {
@@ -342,6 +343,20 @@ static int release_holds(hf_lock *lock, bool everybodys) {
 
 int hf_release_all(hf_lock *lock) {
     return release_holds(lock, false);
+}
+
+size_t hf_holding_threads(hf_lock *lock, uint64_t *threads, size_t capacity) {
+    size_t found = 0;
+    hf__mutex_lock(&lock->pool->mutex);
+    for (const hf__hold *hold = &lock->first; hold != NULL; hold = hold->sibling) {
+        if (hold->state != HF__HELD)
+            continue;
+        if (found < capacity)
+            threads[found] = hold->thread->number;
+        found++;
+    }
+    hf__mutex_unlock(&lock->pool->mutex);
+    return found;
 }
 
 /* The file of an idle hold, which is the caller's now, or HF__NO_FILE. */

@@ -7,6 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef __APPLE__
+#define MODIFIED st_mtimespec
+#else
+#define MODIFIED st_mtim
+#endif
+
 static int write_all(int fd, const char *data, size_t length) {
     while (length > 0) {
         ssize_t written = hf__sys.write(fd, data, length);
@@ -26,8 +32,12 @@ static int name_error(int error) {
 
 /* Whether a result says that the file system cannot do this at all, so that another way is worth trying. */
 static bool unsupported(int rc) {
-    return rc == -ENOSYS || rc == -EOPNOTSUPP || rc == -EINVAL || rc == -EPERM || rc == -ENOENT || rc == -EISDIR ||
-           rc == -EMLINK || rc == -EXDEV;
+    return rc == -ENOSYS || rc == -EOPNOTSUPP || rc == -EINVAL || rc == -EPERM || rc == -EMLINK || rc == -EXDEV;
+}
+
+/* The same of O_TMPFILE, which older kernels take for O_DIRECTORY, and whose link needs /proc. */
+static bool no_unnamed_files(int rc) {
+    return unsupported(rc) || rc == -EISDIR || rc == -ENOENT;
 }
 
 static int read_identity(int fd, hf__identity *identity) {
@@ -74,14 +84,22 @@ static int publish_unnamed(const char *path, const hf__record *record, int *file
 #endif
 }
 
+/* Whether a link was made although link() failed: over NFS the answer can get lost, and the second request then finds the
+   name taken, by itself. */
+static bool was_linked(int fd) {
+    struct stat status;
+    return hf__sys.fstat(fd, &status) == 0 && status.st_nlink == 2;
+}
+
 /* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. */
-static int move_into_place(const char *scratch, const char *path) {
-    if (hf__sys.link(scratch, path) == 0) {
+static int move_into_place(int fd, const char *scratch, const char *path) {
+    int error = hf__sys.link(scratch, path) == 0 ? 0 : errno;
+    if (error == 0 || (error == EEXIST && was_linked(fd))) {
         (void)hf__sys.unlink(scratch);
         return 0;
     }
-    if (!unsupported(-errno))
-        return name_error(errno);
+    if (!unsupported(-error))
+        return name_error(error);
     if (hf__sys.rename_new(scratch, path) == 0)
         return 0;
     return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
@@ -94,7 +112,7 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
         return -errno;
     int rc = write_record(fd, record, identity);
     if (rc == 0)
-        rc = move_into_place(scratch, path);
+        rc = move_into_place(fd, scratch, path);
     if (rc == 0) {
         *file = fd;
     } else {
@@ -110,7 +128,7 @@ int hf__marker_publish(const char *path, const char *scratch, const hf__record *
     if (hf__sys.lstat(path, &status) == 0)
         return HF_BUSY; /* spare the disk a record that has no place to go */
     int rc = publish_unnamed(path, record, file, identity);
-    return unsupported(rc) ? publish_scratch(path, scratch, record, file, identity) : rc;
+    return no_unnamed_files(rc) ? publish_scratch(path, scratch, record, file, identity) : rc;
 }
 
 int hf__marker_open(const char *path, hf__file *file, hf__identity *identity) {
@@ -130,8 +148,12 @@ int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) 
     struct timespec now;
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
         return -errno;
-    *age = ((int64_t)now.tv_sec - (int64_t)status.st_mtime) * 1000000000;
-    ssize_t length = hf__sys.read(file, record, capacity);
+    const struct timespec *written = &status.MODIFIED;
+    *age = ((int64_t)now.tv_sec - (int64_t)written->tv_sec) * 1000000000 + (now.tv_nsec - written->tv_nsec);
+    ssize_t length;
+    do
+        length = hf__sys.pread(file, record, capacity, 0); /* wherever the file's position is */
+    while (length < 0 && errno == EINTR);
     return length < 0 ? -errno : (int)length;
 }
 

@@ -20,6 +20,7 @@ struct hf__sys {
     int (*lstat)(const char *path, struct stat *status);
     int (*fchmod)(int fd, unsigned mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
+    ssize_t (*pread)(int fd, void *buffer, size_t size, off_t offset);
     ssize_t (*write)(int fd, const void *buffer, size_t size);
     int (*fdatasync)(int fd);
     int (*link)(const char *from, const char *to);

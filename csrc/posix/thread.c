@@ -19,6 +19,10 @@ void hf__mutex_unlock(hf__mutex *mutex) {
     pthread_mutex_unlock(mutex);
 }
 
+uint64_t hf__thread_number(void) {
+    return (uint64_t)(uintptr_t)pthread_self();
+}
+
 int hf__key_new(hf__key *key, void (*at_exit)(void *)) {
     return -pthread_key_create(key, at_exit);
 }

@@ -48,7 +48,7 @@ int hf__wait_in_kernel(const hf__wait_order *order) {
     int queue = hf__sys.kqueue();
     if (queue < 0)
         return -ENOSYS;
-    int64_t left = order->deadline - hf_now();
+    int64_t left = order->until - hf_now();
     int64_t length = left < order->poll ? left : order->poll;
     int rc = watch(queue, order, length > 0 ? length : 0);
     hf__sys.close(queue);

@@ -1,6 +1,6 @@
 /* Linux: wait in the locking call itself, and have a timer interrupt it.
  *
- * The timer sends a signal to this very thread at the deadline. Its handler does nothing, and is installed without
+ * The timer sends a signal to this very thread when the time is over. Its handler does nothing, and is installed without
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
  */
@@ -49,10 +49,6 @@ void hf__wait_end(const hf__wait_state *timer) {
     (void)set_timer(*timer, 0, 1);
 }
 
-static int why_interrupted(int64_t deadline) {
-    return hf_now() >= deadline ? HF_TIMED_OUT : HF_INTERRUPTED;
-}
-
 /* Wait with a timer that is running. */
 static int wait_with(timer_t timer, const hf__wait_order *order) {
     int rc = hf__waiter_enter(order->waiter, timer);
@@ -62,7 +58,9 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     int cancelled = hf__waiter_leave(order->waiter);
     if (rc != HF_INTERRUPTED)
         return rc;
-    return cancelled != 0 ? cancelled : why_interrupted(order->deadline);
+    if (cancelled != 0)
+        return cancelled;
+    return hf_now() >= order->until ? HF_BUSY : HF_INTERRUPTED;
 }
 
 int hf__wait_in_kernel(const hf__wait_order *order) {
@@ -72,7 +70,7 @@ int hf__wait_in_kernel(const hf__wait_order *order) {
         return -ENOSYS;
 
     int rc = -ENOSYS;
-    if (order->deadline == HF_FOREVER || set_timer(timer, TIMER_ABSTIME, order->deadline) == 0) {
+    if (set_timer(timer, TIMER_ABSTIME, order->until) == 0) {
         sigset_t ours, before;
         sigemptyset(&ours);
         sigaddset(&ours, number);

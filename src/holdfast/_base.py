@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from math import isnan
 
-from holdfast import _core
+from holdfast import _core, _singletons
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,11 +44,18 @@ class Timeout(TimeoutError):
     ...     print(error.lock_file, error.holders)
     """
 
-    def __init__(self, lock_file: str, timeout: float | None = None, holders: Sequence[Holder] | None = None) -> None:
+    def __init__(
+        self,
+        lock_file: str,
+        timeout: float | None = None,
+        holders: Sequence[Holder] | None = None,
+        otherwise: str = "Who holds it cannot be seen from here.",
+    ) -> None:
         super().__init__()
         self._lock_file = lock_file
         self._timeout = timeout
         self._holders = None if holders is None else list(holders)
+        self._otherwise = otherwise  # what the message says when no holder is known
 
     @property
     def lock_file(self) -> str:
@@ -70,9 +77,10 @@ class Timeout(TimeoutError):
         return self._holders
 
     def __str__(self) -> str:
-        within = f" within {self._timeout:g} seconds" if self._timeout else ""
+        waited = self._timeout is not None and self._timeout > 0
+        within = f" within {self._timeout:g} seconds" if waited else ""
         who = " and ".join(str(holder) for holder in self.holders)
-        held = f"It is held by {who}." if who else "Who holds it cannot be seen from here."
+        held = f"It is held by {who}." if who else self._otherwise
         return f"The file lock '{self._lock_file}' could not be acquired{within}. {held}"
 
     def __repr__(self) -> str:
@@ -104,12 +112,13 @@ class AcquireReturnProxy(_OfLock["Lock_co"]):
 
 
 def seconds(name: str, value: float) -> float:
-    """A number of seconds, checked."""
-    from numbers import Real
-
-    if isinstance(value, bool) or not (isinstance(value, Real) or type(value).__name__ == "Decimal"):
+    """A number of seconds, checked: anything that is a number by itself, so no bool and no string."""
+    if isinstance(value, bool) or not hasattr(type(value), "__float__"):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large to be a number of seconds") from None
 
 
 def resolve_timeout(timeout: float, blocking: bool) -> float:
@@ -163,10 +172,8 @@ class _SingletonMeta(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> BaseLock:
             if not kwargs.get("is_singleton", cls._singleton_by_default):
                 return super().__call__(*args, **kwargs)
-            from holdfast._singletons import find
-
             # Made first, so that the constructor judges and completes the arguments. It opens nothing.
-            return find(super().__call__(*args, **kwargs))
+            return _singletons.find(super().__call__(*args, **kwargs), canonical)
 
 
 def _make(cls: type[BaseLock], lock_file: str, settings: dict[str, Any]) -> BaseLock:
@@ -203,8 +210,8 @@ class BaseLock(metaclass=_SingletonMeta):
         """Acquire the lock if that needs no waiting: a result of the core."""
         raise NotImplementedError
 
-    def _wait(self, how: int, until: int, poll: int) -> int:
-        """Wait for the lock until a moment of the core's clock: a result of the core."""
+    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
+        """Wait for the lock between two moments of the core's clock: a result of the core."""
         raise NotImplementedError
 
     @property
@@ -212,11 +219,18 @@ class BaseLock(metaclass=_SingletonMeta):
         """How often the lock has been acquired and not released yet."""
         raise NotImplementedError
 
+    def release(self, force: bool = False) -> None:
+        """Undo one acquisition; with `force` all of them. Does nothing when the lock is not held.
+
+        `force` also releases what threads that have ended still hold.
+        """
+        raise NotImplementedError
+
     def _settings(self) -> dict[str, object]:
         """The constructor's arguments, as they would make another lock like this one."""
         return {
             "is_singleton": self._is_singleton,
-            "timeout": -1.0 if self._timeout < 0 else self._timeout,
+            "timeout": resolve_timeout(self._timeout, True),
             "blocking": self._blocking,
             "poll_interval": self._poll_interval,
         }
@@ -243,6 +257,27 @@ class BaseLock(metaclass=_SingletonMeta):
         cancel_check: Callable[[], bool] | None = None,
     ) -> None:
         """Go on after a try that returned `rc`, which is not 0: wait, or raise."""
+        before = self.lock_counter
+        try:
+            self._wait_or_raise(rc, how, timeout, poll_interval, blocking, cancel_check)
+        except BaseException:
+            self._undo(before)
+            raise
+
+    def _undo(self, before: int) -> None:
+        """Release what was acquired at the moment an exception came, from a signal handler: nobody else would."""
+        if self.lock_counter > before:
+            self.release()
+
+    def _wait_or_raise(
+        self,
+        rc: int,
+        how: int,
+        timeout: float | None,
+        poll_interval: float | None,
+        blocking: bool | None,
+        cancel_check: Callable[[], bool] | None,
+    ) -> None:
         allowed = resolve_timeout(
             self._timeout if timeout is None else timeout, self._blocking if blocking is None else blocking
         )
@@ -250,23 +285,29 @@ class BaseLock(metaclass=_SingletonMeta):
             rc = self._try(how)
         if rc == _core.BUSY and allowed != 0:
             rc = self._wait_patiently(
-                how, allowed, self._poll_interval if poll_interval is None else poll_interval, cancel_check
+                how,
+                allowed,
+                self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval),
+                cancel_check,
             )
-        if rc == _core.TIMED_OUT:
-            from holdfast._holders import holders
-
-            raise Timeout(self._lock_file, allowed, [h for h in holders(self._lock_file) if not h.waiting])
         if rc == _core.BUSY:
-            raise Timeout(self._lock_file)
+            raise self._timeout_error(allowed)
+        if rc == _core.TIMED_OUT:
+            error = self._timeout_error(allowed)
+            _ = error.holders  # after a wait it costs little to look now, while they still are
+            raise error
         if rc != 0:
             self._fail(rc)
+
+    def _timeout_error(self, timeout: float) -> Timeout:
+        return Timeout(self._lock_file, timeout)
 
     def _wait_patiently(
         self, how: int, timeout: float, poll_interval: float, cancel_check: Callable[[], bool] | None
     ) -> int:
-        """Wait until the timeout is over. Python's signal handlers run each time a signal ends a wait of the core."""
-        deadline = _core.deadline(timeout)
-        poll = int(poll_interval * 1e9)
+        """Wait until the timeout is over. Python's signal handlers run each time a wait of the core is interrupted."""
+        began, deadline = _core.now(), _core.deadline(timeout)
+        poll = int(min(poll_interval, 1e6) * 1e9)  # the core counts nanoseconds in 64 bits
         rc = _core.BUSY
         while rc in (_core.BUSY, _core.INTERRUPTED):
             until = deadline
@@ -274,7 +315,7 @@ class BaseLock(metaclass=_SingletonMeta):
                 if cancel_check():
                     return _core.TIMED_OUT
                 until = min(deadline, _core.deadline(max(poll_interval, 0.001)))
-            rc = self._wait(how, until, poll)
+            rc = self._wait(how, began, until, poll)
             if rc == _core.TIMED_OUT and until < deadline:
                 rc = _core.BUSY
         return rc
@@ -331,7 +372,12 @@ class BaseLock(metaclass=_SingletonMeta):
 
 
 class BaseFileLock(BaseLock):
-    """The common interface of FileLock and SoftFileLock."""
+    """The common interface of FileLock and SoftFileLock.
+
+    >>> from holdfast import BaseFileLock, FileLock, SoftFileLock
+    >>> isinstance(FileLock("app.lock"), BaseFileLock) and isinstance(SoftFileLock("app.lock"), BaseFileLock)
+    True
+    """
 
     def __init__(
         self,
@@ -368,13 +414,6 @@ class BaseFileLock(BaseLock):
         >>> lock = FileLock("app.lock")
         >>> with lock.acquire(timeout=5):
         ...     pass
-        """
-        raise NotImplementedError
-
-    def release(self, force: bool = False) -> None:
-        """Undo one acquisition; with `force` all of them. Does nothing when the lock is not held.
-
-        `force` also releases what threads that have ended still hold.
         """
         raise NotImplementedError
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import time
 
 from holdfast._native import ffi, lib
 
@@ -22,7 +24,10 @@ TIMED_OUT: int = lib.HF_TIMED_OUT
 INTERRUPTED: int = lib.HF_INTERRUPTED
 OTHER_MODE: int = lib.HF_OTHER_MODE
 SELF_DEADLOCK: int = lib.HF_SELF_DEADLOCK
+NOT_A_FILE: int = lib.HF_NOT_A_FILE
+SYMLINK: int = lib.HF_SYMLINK
 NO_LOCKS: int = lib.HF_NO_LOCKS
+READ_ONLY: int = lib.HF_READ_ONLY
 MISSING = -errno.ENOENT
 NOT_HELD = -errno.EPERM
 
@@ -39,9 +44,8 @@ NULL: Any = ffi.NULL
 WATCH_ORDER = "order" in os.environ.get("HOLDFAST_DEBUG", "").split(",")
 
 try_lock: Callable[[Lock, int], int] = lib.hf_try
-wait_lock: Callable[[Lock, int, int, int, Any], int] = lib.hf_wait
+wait_lock: Callable[[Lock, int, int, int, int, Any], int] = lib.hf_wait
 release: Callable[[Lock], int] = lib.hf_release
-release_all: Callable[[Lock], int] = lib.hf_release_all
 close_idle: Callable[[Lock], None] = lib.hf_close_idle
 count: Callable[[Lock], int] = lib.hf_count
 free: Callable[[Lock], None] = lib.hf_lock_free
@@ -59,9 +63,20 @@ _pool: Any = lib.hf_pool_new(_MAX_IDLE, lib.HF_POLL_ONLY if os.environ.get("HOLD
 if not _pool:
     raise MemoryError
 
+_IMPORTED_LATE = ("_holders", "_order", "lockset", "owner", "rwlock", "softlock")
+
+
+def _before_fork() -> None:
+    # A module that another thread is importing at this moment would, in the child, be half there for ever, and locked.
+    for name in _IMPORTED_LATE:
+        if f"holdfast.{name}" in sys.modules:
+            __import__(f"holdfast.{name}")
+    lib.hf_pool_before_fork(_pool)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=lambda: lib.hf_pool_before_fork(_pool),
+        before=_before_fork,
         after_in_parent=lambda: lib.hf_pool_after_fork_parent(_pool),
         after_in_child=lambda: lib.hf_pool_after_fork_child(_pool),
     )
@@ -86,6 +101,32 @@ def new_lock(path: str, mode: int, flags: int) -> Lock:
     if not lock:
         raise MemoryError
     return lock
+
+
+def release_all(lock: Lock) -> int:
+    """Release this thread's hold, however often it was acquired, and those of threads that have ended.
+
+    A thread ends for the system a little later than for Python: those that Python has seen the end of are waited for.
+    """
+    rc: int = lib.hf_release_all(lock)
+    patience = 1000
+    while rc == 0 and patience and _has_ending_threads(lock):
+        time.sleep(0.0001)
+        patience -= 1
+        rc = lib.hf_release_all(lock)
+    return rc
+
+
+def _has_ending_threads(lock: Lock) -> bool:
+    """Whether a thread holds the lock that has ended for Python."""
+    numbers = ffi.new("uint64_t[]", 64)
+    holding = lib.hf_holding_threads(lock, numbers, len(numbers))
+    if holding == 0:
+        return False
+    from threading import enumerate as living_threads
+
+    alive = {thread.ident for thread in living_threads()}
+    return any(numbers[i] not in alive for i in range(min(holding, len(numbers))))
 
 
 def idle_descriptors() -> int:
@@ -130,6 +171,10 @@ def deadline(timeout: float) -> int:
 
 # What happened, and what to do about it, for each result that is an error.
 _OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_BUSY: (
+        errno.EBUSY,
+        "another program keeps the file of this SoftFileLock locked, so it cannot be removed; end that program",
+    ),
     lib.HF_SYMLINK: (
         errno.ELOOP,
         "the lock path is a symbolic link, which is never followed because whoever made it would choose the file; "

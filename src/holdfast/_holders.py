@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from dataclasses import dataclass
 from typing import Literal
+
+from holdfast._core import process_start
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,9 @@ class Holder:
     `command` is empty when the process may not be looked at. `since` is when the process started, in seconds of
     time.time(), or None.
 
-    >>> from holdfast import FileLock, holders
-    >>> with FileLock("app.lock"):
-    ...     for holder in holders("app.lock"):
-    ...         print(holder.pid, holder.command, holder.mode)
+    >>> from holdfast import Holder
+    >>> print(Holder(pid=4711, command="worker.py", mode="exclusive", since=None, waiting=False))
+    pid 4711 (worker.py)
     """
 
     pid: int
@@ -46,7 +48,7 @@ def holders(path: str | os.PathLike[str]) -> list[Holder]:
     >>> holders("nobody-has-ever-locked-this.lock")
     []
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     found = _kernel_holders(path) if sys.platform == "linux" else []
     return sorted(found, key=lambda holder: holder.waiting) or _marker_owner(path)
 
@@ -55,7 +57,7 @@ def _marker_owner(path: str) -> list[Holder]:
     from holdfast.owner import host_name, owner_of
 
     owner = owner_of(path)
-    if owner is None:
+    if owner is None or owner.is_gone():
         return []
     here = owner.host == host_name()
     return [
@@ -74,29 +76,55 @@ def _kernel_holders(path: str) -> list[Holder]:
     """What /proc/locks says: a line for each lock, and for each waiter a line with an arrow."""
     try:
         status = os.stat(path, follow_symlinks=False)
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = [line.replace("->", "-> ").split() for line in file if f":{status.st_ino} " in line]
+        lines = _lines_about(status.st_ino)
     except OSError:
         return []
-    found: list[Holder] = []
-    for fields in lines:
-        # 1: FLOCK ADVISORY WRITE 4711 fe:01:12345 0 EOF
-        # 1: -> FLOCK ADVISORY WRITE 4712 fe:01:12345 0 EOF
-        waiting = fields[1] == "->"
-        kind, _, mode, pid, file_id = fields[1 + waiting : 6 + waiting]
+    found: dict[tuple[int, bool], Holder] = {}
+    for line in lines:
+        # FLOCK ADVISORY WRITE 4711 fe:01:12345 0 EOF
+        # -> FLOCK ADVISORY WRITE 4712 fe:01:12345 0 EOF
+        fields = line.replace("->", "-> ").split()
+        waiting = fields[0] == "->"
+        kind, _, mode, pid, file_id = fields[waiting : 5 + waiting]
         if kind == "POSIX" or not _same_file(file_id, status):
             continue
         for holder in _real_pids(int(pid), status.st_ino, waiting):
-            found.append(
-                Holder(
-                    pid=holder,
-                    command=_command(holder),
-                    mode="exclusive" if mode == "WRITE" else "shared",
-                    since=_started(holder),
-                    waiting=waiting,
-                )
+            found[holder, waiting] = Holder(
+                pid=holder,
+                command=_command(holder),
+                mode="exclusive" if mode == "WRITE" else "shared",
+                since=_started(holder),
+                waiting=waiting,
             )
-    return found
+    return list(found.values())
+
+
+_SURELY_ONE_PAGE = 3800  # a page has at least 4096 bytes, and ends before a line that does not fit
+
+
+def _lines_about(inode: int) -> list[str]:
+    """The lines of /proc/locks about an inode, without their numbers.
+
+    The kernel gives out a page at a time, and locks that come and go between two pages make others appear twice, or not
+    at all. So a list of more than a page is read until that adds nothing, and several times before it says "nothing".
+    """
+    found: dict[str, None] = {}
+    for _ in range(8):
+        before = len(found)
+        text = _read_locks()
+        found.update({line.partition(":")[2]: None for line in text.splitlines() if f":{inode} " in line})
+        if len(text) < _SURELY_ONE_PAGE or (found and len(found) == before):
+            break
+    return list(found)
+
+
+def _read_locks() -> str:
+    descriptor = os.open("/proc/locks", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pages = iter(lambda: os.read(descriptor, 1 << 16), b"")
+        return b"".join(pages).decode("ascii")
+    finally:
+        os.close(descriptor)
 
 
 def _same_file(file_id: str, status: os.stat_result) -> bool:
@@ -116,24 +144,26 @@ def _real_pids(pid: int, inode: int, waiting: bool) -> list[int]:
     That is the process that took it. If it died, and a child it forked lives on with the descriptor, the child has the
     lock now. OFD locks have no pid at all.
     """
-    if pid > 0 and (waiting or os.path.exists(f"/proc/{pid}")):
+    if pid > 0 and (waiting or process_start(pid) != -errno.ESRCH):
         return [pid]
-    found: list[int] = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and _has_locked(entry, inode):
-            found.append(int(entry))
-    return found
+    if waiting:
+        return []  # a waiter has no mark on its descriptor
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _has_locked(entry, inode)]
 
 
 def _has_locked(pid: str, inode: int) -> bool:
     """Whether a descriptor of the process carries a lock on the inode."""
     try:
-        for descriptor in os.listdir(f"/proc/{pid}/fdinfo"):
+        descriptors = os.listdir(f"/proc/{pid}/fdinfo")
+    except OSError:
+        return False  # it ended meanwhile, or is not ours to look at
+    for descriptor in descriptors:
+        try:
             with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
                 if any(line.startswith("lock:") and f":{inode} " in line for line in file):
                     return True
-    except OSError:
-        pass  # it ended meanwhile, or is not ours to look at
+        except OSError:
+            continue  # it was closed meanwhile
     return False
 
 

@@ -7,16 +7,18 @@ other for ever, whether or not they do so today. Tries that do not wait are exem
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from functools import wraps
 from threading import Lock, local
+from weakref import ref
 
 from holdfast._base import canonical
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from holdfast._base import BaseLock
@@ -34,10 +36,19 @@ class LockOrderError(RuntimeError):
 
 
 class _Held(local):
-    """The locks this thread holds, in the order it took them: where each was taken."""
+    """The locks this thread holds, in the order it took them: where each was taken, and the lock."""
 
     def __init__(self) -> None:
-        self.places: dict[str, str] = {}
+        self.taken: dict[str, tuple[str, ref[BaseLock]]] = {}
+
+    def places(self) -> dict[str, str]:
+        """Where each lock was taken that is still held: another thread may have released one, or it was dropped."""
+        self.taken = {
+            key: (place, lock)
+            for key, (place, lock) in self.taken.items()
+            if (alive := lock()) is not None and alive.lock_counter > 0
+        }
+        return {key: place for key, (place, _) in self.taken.items()}
 
 
 _held = _Held()
@@ -54,16 +65,30 @@ def watch(cls: type[BaseLock], taking: tuple[str, ...], giving: tuple[str, ...])
 
 
 def _watched_taking(method: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
     @wraps(method)
     def taking(self: BaseLock, *args: Any, **kwargs: Any) -> Any:
         key, place = canonical(self.lock_file), _caller()
-        if kwargs.get("blocking") is not False and self.blocking:
-            _check(key, place)
+        held = _held.places()
+        waits = key not in held and _may_wait(self, signature.bind(self, *args, **kwargs).arguments)
+        if waits:
+            _check(key, place, held)
         result = method(self, *args, **kwargs)
-        _took(key, place)
+        if waits:
+            _remember(key, place, held)
+        _held.taken.setdefault(key, (place, ref(self)))
         return result
 
     return taking
+
+
+def _may_wait(lock: BaseLock, arguments: Mapping[str, Any]) -> bool:
+    """Whether an acquisition waits if it must. One that does not is no part of a deadlock."""
+    timeout, blocking = arguments.get("timeout"), arguments.get("blocking")
+    return bool(
+        (lock.timeout if timeout is None else timeout) != 0 and (lock.blocking if blocking is None else blocking)
+    )
 
 
 def _watched_giving(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +98,7 @@ def _watched_giving(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         finally:
             if self.lock_counter == 0:
-                _held.places.pop(canonical(self.lock_file), None)
+                _held.taken.pop(canonical(self.lock_file), None)
 
     return giving
 
@@ -86,10 +111,11 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _check(key: str, place: str) -> None:
+def _check(key: str, place: str, places: dict[str, str]) -> None:
+    """Object if a lock is taken that, elsewhere, was held before one of those held now."""
     with _mutex:
-        for held, since in _held.places.items():
-            if held != key and (other := _first_step(key, held)) is not None:
+        for held, since in places.items():
+            if (other := _first_step(key, held)) is not None:
                 raise LockOrderError(
                     f"two orders of the same locks could deadlock: here {held!r} (taken at {since}) is held while "
                     f"{key!r} is taken at {place}, but elsewhere {key!r} (taken at {other[0]}) was held when the "
@@ -112,13 +138,10 @@ def _first_step(start: str, goal: str) -> tuple[str, str] | None:
     return None
 
 
-def _took(key: str, place: str) -> None:
-    if key in _held.places:
-        return  # once more: nothing was waited for
+def _remember(key: str, place: str, places: dict[str, str]) -> None:
     with _mutex:
-        for held, since in _held.places.items():
+        for held, since in places.items():
             _edges.setdefault(held, {}).setdefault(key, (since, place))
-    _held.places[key] = place
 
 
 def _after_fork() -> None:

@@ -1,25 +1,37 @@
-"""The locks made with is_singleton=True that are still alive."""
+"""The locks made with is_singleton=True that are still alive.
+
+Made of the interpreter's own parts: threading and weakref would cost more than the rest of the import, and importing
+them later, at the first use, could leave a child forked at that moment with a module that is never finished.
+"""
 
 from __future__ import annotations
 
 import os
-from threading import RLock
-from weakref import WeakValueDictionary
+from _thread import RLock
+from _weakref import ref
 
-from holdfast._base import BaseLock, canonical
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
 
-_mutex = RLock()
-_instances: WeakValueDictionary[tuple[type, str], BaseLock] = WeakValueDictionary()
+    from holdfast._base import BaseLock
+
+    L = TypeVar("L", bound=BaseLock)
+
+_mutex = RLock()  # reentrant: a lock that is collected while it is held forgets itself
+_instances: dict[tuple[type, str], ref[BaseLock]] = {}
 
 
-def find(candidate: BaseLock) -> BaseLock:
+def find(candidate: L, canonical: Callable[[str], str]) -> L:
     """The instance for the candidate's class and file: an earlier one, made with the same arguments, or this."""
     key = type(candidate), canonical(candidate.lock_file)
     with _mutex:
-        instance = _instances.get(key)
+        reference = _instances.get(key)
+        instance = None if reference is None else reference()
         # An instance with a relative path names another file once the working directory has changed.
         if instance is None or canonical(instance.lock_file) != key[1]:
-            _instances[key] = candidate
+            _instances[key] = ref(candidate, lambda reference: _forget(key, reference))
             return candidate
     differing = [
         f"{name} is {ours!r} and not {theirs!r}"
@@ -30,7 +42,13 @@ def find(candidate: BaseLock) -> BaseLock:
         raise ValueError(
             f"the singleton lock on {instance.lock_file!r} was made with other arguments: {', '.join(differing)}"
         )
-    return instance
+    return instance  # type: ignore[return-value]  # of the same class, as the key says
+
+
+def _forget(key: tuple[type, str], reference: ref[BaseLock]) -> None:
+    with _mutex:
+        if _instances.get(key) is reference:
+            del _instances[key]
 
 
 def _after_fork() -> None:

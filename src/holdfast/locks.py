@@ -99,10 +99,17 @@ class FileLock(BaseFileLock):
     ) -> AcquireReturnProxy[Self]:
         if not (timeout is poll_interval is blocking is None):
             self._check_arguments(timeout, poll_interval, blocking)
-        rc = try_lock(self._core, self._how)
-        if rc:
-            self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
-        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+        try:
+            rc = try_lock(self._core, self._how)
+            if rc == 0:
+                proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+                proxy.lock = self
+                return proxy
+        except BaseException:
+            self._undo_try()
+            raise
+        self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
+        proxy = AcquireReturnProxy()
         proxy.lock = self
         return proxy
 
@@ -114,10 +121,23 @@ class FileLock(BaseFileLock):
     # Like acquire() and release(), without their arguments and their result.
 
     def __enter__(self) -> Self:
-        rc = try_lock(self._core, self._how)
+        try:
+            rc = try_lock(self._core, self._how)
+        except BaseException:
+            self._undo_try()
+            raise
         if rc:
             self._insist(rc, self._how)
         return self
+
+    def _undo_try(self) -> None:
+        """Release what was acquired when a signal handler raised as the core returned: nobody else would.
+
+        Whether it was acquired need not be known from before. A thread that held the lock has it once more now,
+        because nesting never fails; one that did not hold it holds it now only if it was acquired.
+        """
+        if self._thread_local and self._core is not None and count(self._core):
+            self.release()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -147,8 +167,8 @@ class FileLock(BaseFileLock):
     def _try(self, how: int) -> int:
         return try_lock(self._core, how)
 
-    def _wait(self, how: int, until: int, poll: int) -> int:
-        return wait_lock(self._core, how, until, poll, NULL)
+    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
+        return wait_lock(self._core, how, began, until, poll, NULL)
 
     def _settings(self) -> dict[str, object]:
         return {**super()._settings(), "shared": self.shared, "kind": "ofd" if self._flags & OFD else "flock"}

@@ -20,7 +20,8 @@ def lock_all(*locks_or_paths: BaseFileLock | str | os.PathLike[str], timeout: fl
 
     Everybody who takes locks through lock_all takes them in the same order, that of their resolved paths, whatever
     order they are given in: so no two of them wait for each other. `timeout` is for all locks together; Timeout names
-    the one that was missing, and none is held then. A path stands for a FileLock on it, and counts once if given twice.
+    the one that was missing, and none is held then. A path stands for a FileLock on it, and counts once if given twice
+    (if both shared and not, as not shared).
 
     >>> from holdfast import lock_all
     >>> with lock_all("accounts/1.lock", "accounts/2.lock", timeout=10):
@@ -29,10 +30,16 @@ def lock_all(*locks_or_paths: BaseFileLock | str | os.PathLike[str], timeout: fl
     locks: dict[str, BaseFileLock] = {}
     for item in locks_or_paths:
         lock = item if isinstance(item, BaseFileLock) else FileLock(item)
-        locks.setdefault(canonical(lock.lock_file), lock)
+        path = canonical(lock.lock_file)
+        if path not in locks or (_is_shared(locks[path]) and not _is_shared(lock)):
+            locks[path] = lock
     ordered = LockSet([locks[path] for path in sorted(locks)])
     ordered._acquire(resolve_timeout(timeout, True))
     return ordered
+
+
+def _is_shared(lock: BaseFileLock) -> bool:
+    return isinstance(lock, FileLock) and lock.shared
 
 
 class LockSet:

@@ -39,13 +39,13 @@ class Owner:
         """The owner that a record names, or None if it names none. Anybody can write a record: nothing is assumed."""
         if len(record) > LONGEST_RECORD or not record.endswith(b"\n") or not record.isascii():
             return None
-        lines = record.decode("ascii").splitlines()
+        lines = record[:-1].decode("ascii").split("\n")
         if len(lines) not in (2, 3) or not all(line.isdigit() for line in (lines[0], *lines[2:])):
             return None
-        pid = int(lines[0])
-        if not 0 < pid < 2**31:
+        pid, host = int(lines[0]), lines[1]
+        if not 0 < pid < 2**31 or not 0 < len(host) <= _LONGEST_HOST or not all("!" <= c <= "~" for c in host):
             return None
-        return cls(pid, lines[1], int(lines[2]) if len(lines) == 3 else None)
+        return cls(pid, host, int(lines[2]) if len(lines) == 3 else None)
 
     def record(self) -> bytes:
         """What a marker of this owner contains."""

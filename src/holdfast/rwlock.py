@@ -128,18 +128,28 @@ class ReadWriteLock(BaseLock):
     def _acquire(self, how: int, timeout: float | None, *, blocking: bool | None) -> AcquireReturnProxy[Self]:
         if not (timeout is blocking is None):
             self._check_arguments(timeout, None, blocking)
-        rc = try_lock(self._core, how)
-        if rc:
-            self._insist(rc, how, timeout, None, blocking)
-        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-        proxy.lock = self
-        return proxy
+        before = count(self._core)
+        try:
+            rc = try_lock(self._core, how)
+            if rc:
+                self._insist(rc, how, timeout, None, blocking)
+            proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+            proxy.lock = self
+            return proxy
+        except BaseException:
+            self._undo(before)
+            raise
 
     def _try(self, how: int) -> int:
         return try_lock(self._core, how)
 
-    def _wait(self, how: int, until: int, poll: int) -> int:
-        return wait_lock(self._core, how, until, poll, NULL)
+    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
+        return wait_lock(self._core, how, began, until, poll, NULL)
+
+    def _settings(self) -> dict[str, object]:
+        settings = super()._settings()
+        del settings["poll_interval"]  # no argument of this class
+        return settings
 
     def _fail(self, rc: int) -> NoReturn:
         if rc == OTHER_MODE:

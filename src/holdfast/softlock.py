@@ -8,10 +8,10 @@ import time
 from atexit import register as at_exit
 from secrets import token_hex
 from threading import RLock, Thread, current_thread
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from holdfast import _core
-from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock, canonical, seconds
+from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock, Timeout, canonical, seconds
 from holdfast.owner import LONGEST_RECORD, Owner, owner_of
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class SoftFileLock(BaseFileLock):
     many seconds, although its owner may live: only for owners that are never slower.
 
     >>> from holdfast import SoftFileLock
-    >>> with SoftFileLock("app.lock", timeout=10):
+    >>> with SoftFileLock("soft.lock", timeout=10):
     ...     pass
     """
 
@@ -68,7 +68,7 @@ class SoftFileLock(BaseFileLock):
         self._lifetime = None if lifetime is None else seconds("lifetime", lifetime)
         if self._lifetime is not None and not 0 <= self._lifetime < float("inf"):
             raise ValueError(f"lifetime must be finite and not negative, got {lifetime!r}")
-        _alive.add(self)
+        _alive[id(self)] = self
 
     def acquire(  # noqa: D102 - inherited, like those below
         self,
@@ -79,12 +79,17 @@ class SoftFileLock(BaseFileLock):
         cancel_check: Callable[[], bool] | None = None,
     ) -> AcquireReturnProxy[Self]:
         self._check_arguments(timeout, poll_interval, blocking)
-        rc = self._try(_core.EXCLUSIVE)
-        if rc:
-            self._insist(rc, _core.EXCLUSIVE, timeout, poll_interval, blocking, cancel_check)
-        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-        proxy.lock = self
-        return proxy
+        before = self.lock_counter
+        try:
+            rc = self._try(_core.EXCLUSIVE)
+            if rc:
+                self._insist(rc, _core.EXCLUSIVE, timeout, poll_interval, blocking, cancel_check)
+            proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+            proxy.lock = self
+            return proxy
+        except BaseException:
+            self._undo(before)
+            raise
 
     def release(self, force: bool = False) -> None:  # noqa: D102
         with self._mutex:
@@ -131,47 +136,57 @@ class SoftFileLock(BaseFileLock):
             me = self._me()
             # The hold is on record before its marker exists: an exception that a signal handler raises in between
             # must not leave a marker that nobody remembers and that names a living process.
-            hold = self._holds.setdefault(me, _Hold(current_thread()))
+            hold = self._holds.get(me)
+            if hold is None:
+                hold = self._holds[me] = _Hold(os.path.abspath(self._lock_file), current_thread())
             rc = 0
             if not hold.slot[0]:
-                rc = self._create(hold.slot)
-                if rc == _core.BUSY and self._clear_away():
-                    rc = self._create(hold.slot)
+                rc = self._create(hold)
+                if rc == _core.BUSY and (rc := self._clear_away(hold.path)) == 0:
+                    rc = self._create(hold)
             if rc == 0:
                 hold.count += 1
             else:
                 del self._holds[me]
             return rc
 
-    def _create(self, slot: MarkerSlot) -> int:
+    def _create(self, hold: _Hold) -> int:
         return _core.create_marker(
-            slot,
-            self._lock_file,
-            f"{self._lock_file}.{os.getpid()}.{token_hex(8)}.new",
+            hold.slot,
+            hold.path,
+            f"{hold.path}.{os.getpid()}.{token_hex(8)}.new",
             Owner.myself().record(),
             self._mode & ~_WRITABLE_BY_OTHERS,
             0 if self._mode == DEFAULT_MODE else _core.EXACT_MODE,
         )
 
-    def _clear_away(self) -> bool:
-        """Remove the marker if its owner has died or its time is up. Whether the path may be free now."""
-        rc, marker = _core.open_marker(self._lock_file)
+    def _clear_away(self, path: str) -> int:
+        """Remove the marker if its owner has died or its time is up: 0 if the path may be free, or why it is not."""
+        rc, marker = _core.open_marker(path)
         if rc == _core.MISSING:
-            return True
+            return 0
         if rc != 0:
-            return False  # not a marker, or not ours to judge: it is in the way, which is all that counts
+            # What is no marker will not go away; what we may not read may be somebody's.
+            return rc if rc in (_core.NOT_A_FILE, _core.SYMLINK) else _core.BUSY
         try:
             # While the marker is open no other file gets its identity, so what is judged is what is removed.
             record, age = _core.read_marker(marker, LONGEST_RECORD + 1)
             owner = Owner.parse(record)
             overdue = self._lifetime is not None and age >= self._lifetime
-            if overdue or (owner is not None and owner.is_gone()):
-                return _remove(marker, self._lock_file) in (0, _core.MISSING)
-            return False
+            if not overdue and (owner is None or not owner.is_gone()):
+                return _core.BUSY
+            return 0 if _remove(marker, path) in (0, _core.MISSING) else _core.BUSY
         finally:
             _core.close_marker(marker)
 
-    def _wait(self, how: int, until: int, poll: int) -> int:
+    def _timeout_error(self, timeout: float) -> Timeout:
+        return Timeout(
+            self._lock_file,
+            timeout,
+            otherwise="Its file names no owner that could be found dead; remove the file if no program uses it.",
+        )
+
+    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
         if until == _core.FOREVER and self._waits_for_itself():
             return _core.SELF_DEADLOCK
         nap = _FIRST_NAP
@@ -188,7 +203,7 @@ class SoftFileLock(BaseFileLock):
         path, me = canonical(self._lock_file), current_thread()
         return any(
             hold.thread is me and canonical(other._lock_file) == path
-            for other in _alive
+            for other in _living()
             for hold in list(other._holds.values())
         )
 
@@ -198,7 +213,7 @@ class SoftFileLock(BaseFileLock):
         if hold is None:
             return
         if hold.slot[0]:
-            rc = _remove(hold.slot[0], self._lock_file)
+            rc = _remove(hold.slot[0], hold.path, patience=1.0)
             if rc not in (0, _core.MISSING):
                 raise _core.error(rc, self._lock_file)
             _core.close_marker(hold.slot[0])
@@ -212,32 +227,36 @@ class SoftFileLock(BaseFileLock):
         return {**super()._settings(), "lifetime": self._lifetime}
 
     def __del__(self) -> None:
-        self._drop_all()
+        if "_holds" in self.__dict__:  # or its arguments were wrong
+            self._drop_all()
 
 
 class _Hold:
     """A marker of ours, or the place for one, and how often the lock was acquired by whom."""
 
-    __slots__ = ("count", "slot", "thread")
+    __slots__ = ("count", "path", "slot", "thread")
 
-    def __init__(self, thread: Thread) -> None:
-        self.slot = _core.new_marker_slot()
+    def __init__(self, path: str, thread: Thread) -> None:
+        self.path = path  # absolute: the working directory may be another one when the lock is released
+        self.slot: MarkerSlot = _core.new_marker_slot()
         self.thread = thread
         self.count = 0
 
 
-def _remove(marker: Marker, path: str) -> int:
+def _remove(marker: Marker, path: str, patience: float = 0) -> int:
     """Remove a marker while no other process does: a result of the core."""
-    patience = 1000
-    while (rc := _core.remove_marker(marker, 0)) == _core.BUSY and patience:
-        time.sleep(0.001)  # another process is at it: a matter of microseconds
-        patience -= 1
-    if rc != _core.NO_LOCKS:
+    end = _core.deadline(patience)
+    while (rc := _core.remove_marker(marker, 0)) == _core.BUSY and _core.now() < end:
+        time.sleep(0.001)  # another process judges it at this moment
+    if rc not in (_core.NO_LOCKS, _core.READ_ONLY):
         return rc
-    # The file system has no locks to take turns by. Only processes of this host judge each other, so a lock that only
-    # they see will do.
-    with _turnstile(path):
-        return _core.remove_marker(marker, 1)
+    # There are no locks to take turns by. Only processes of this host judge each other's markers, so a lock that only
+    # they see will do. If somebody makes even that impossible, the owner (who is patient) removes what is its own.
+    try:
+        with _turnstile(path):
+            return _core.remove_marker(marker, 1)
+    except OSError:
+        return _core.remove_marker(marker, 1) if patience else _core.BUSY
 
 
 def _turnstile(path: str) -> BaseFileLock:
@@ -247,16 +266,21 @@ def _turnstile(path: str) -> BaseFileLock:
     from holdfast.locks import FileLock
 
     name = sha256(os.fsencode(canonical(path))).hexdigest()[:32]
-    return FileLock(os.path.join(gettempdir(), f"holdfast-{name}.lock"), mode=0o666)
+    return FileLock(os.path.join(gettempdir(), f"holdfast-{name}.lock"), timeout=1, mode=0o666)
 
 
-_alive: WeakSet[SoftFileLock] = WeakSet()
+_alive: WeakValueDictionary[int, SoftFileLock] = WeakValueDictionary()
+
+
+def _living() -> list[SoftFileLock]:
+    """The locks there are, listed at one stroke: other threads make and drop locks meanwhile."""
+    return [lock for reference in _alive.valuerefs() if (lock := reference()) is not None]
 
 
 @at_exit
 def _release_all() -> None:
     """Remove the markers this process still has: nobody would do it for a process that ends in good order."""
-    for lock in list(_alive):
+    for lock in _living():
         try:
             lock._drop_all()
         except OSError as error:
@@ -265,7 +289,7 @@ def _release_all() -> None:
 
 def _after_fork() -> None:
     """In a forked child nothing is held: the markers are the parent's."""
-    for lock in list(_alive):
+    for lock in _living():
         lock._mutex = RLock()  # a thread that is gone may have held the old one
         for hold in lock._holds.values():
             _core.close_marker(hold.slot[0])

@@ -1,0 +1,98 @@
+# Everything runs in one virtual environment, made from PYTHON. Stamps in it keep anything from being done twice; `make
+# clean` starts over, for instance with another PYTHON.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the compiled module is made from: the package is installed again when any of it changes.
+CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
+PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
+C_FILES := $(shell find csrc -name '*.[ch]')
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-wheel \
+	lint bench wheel check-wheel check-workflows cross-check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed $(VENV)/.group-test ## run the demonstration
+	$(BIN)/python examples/demo.py
+
+test: test-c test-py ## pass the tests of the C core and of the package
+
+test-c: ## the tests of the C core
+	bash csrc/tests/run.sh native
+
+test-py: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package
+	$(BIN)/python -m pytest
+
+test-c-sanitize: ## the C tests under AddressSanitizer, UBSan and ThreadSanitizer
+	bash csrc/tests/run.sh sanitize
+
+test-c-valgrind: ## the C tests under valgrind
+	bash tools/need.sh valgrind=valgrind,libc6-dbg
+	bash csrc/tests/run.sh valgrind
+
+test-c-windows: ## the C tests built for Windows, under Wine
+	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
+	bash csrc/tests/run.sh windows
+
+test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
+	rm -rf .cache/test-wheel
+	$(PYTHON) -m venv --without-pip .cache/test-wheel
+	$(BIN)/python -m pip --python .cache/test-wheel/bin/python install --quiet dist/*.whl --group test
+	.cache/test-wheel/bin/python -m pytest
+
+lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+
+bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other lock packages
+	$(BIN)/python benchmarks/locks.py
+
+wheel: $(VENV)/.wheel ## build the sdist, and the wheel from it, into dist
+
+check-wheel: $(VENV)/.wheel $(VENV)/.group-wheel ## audit the sdist and the wheel, install and try them
+	bash tools/check_wheel.sh $(BIN)
+
+check-workflows: $(VENV)/.group-workflows ## validate the workflows and what they read
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/cibuildwheel --platform linux --archs x86_64,aarch64 --print-build-identifiers
+	$(BIN)/cibuildwheel --platform macos --archs x86_64,arm64 --print-build-identifiers
+	$(BIN)/cibuildwheel --platform windows --archs AMD64,ARM64 --print-build-identifiers
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --no-progress .github
+
+cross-check: $(VENV)/.group-cross ## build the package for Windows and macOS from here
+	$(BIN)/python tools/cross_build.py
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) .cache build dist src/holdfast.egg-info src/holdfast/_native.*so src/holdfast/_native.*pyd
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+
+# Debian splits off what `venv` needs to install pip; where it is missing, the pip outside installs the one inside.
+$(VENV)/.created:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.group-%: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+$(VENV)/.installed: $(CORE) $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.wheel: $(PACKAGE) $(VENV)/.group-wheel
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	touch $@

@@ -1,0 +1,156 @@
+"""What the tests share: other processes that do as they are told, and waiting for what must come to pass."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+R = TypeVar("R")
+
+PATIENCE = 60  # seconds after which what a test waits for will not come; no test measures with it
+
+
+class Child:
+    """A Python process that runs a piece of code, and talks with the test in lines.
+
+    The code sees its arguments in `args`, has `say(line)` and `hear()`, and can import this module.
+    """
+
+    _PRELUDE = (
+        "import os, sys, time, threading\n"
+        f"sys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\n"
+        "args = sys.argv[1:]\n"
+        "def say(line): print(line, flush=True)\n"
+        "def hear(): return sys.stdin.readline().strip()\n"
+    )
+
+    def __init__(self, code: str, *args: object, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self._PRELUDE + textwrap.dedent(code), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def hear(self) -> str:
+        """The next line the child says; empty when it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def expect(self, line: str) -> None:
+        heard = self.hear()
+        assert heard == line, f"the child said {heard!r} and not {line!r}"
+
+    def tell(self, line: str = "") -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        """End the child with SIGKILL (on Windows, TerminateProcess), and see it gone."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def join(self) -> None:
+        """Wait until the child has ended, in good order."""
+        assert self.process.wait(PATIENCE) == 0
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+HOLD = """
+    from holdfast import FileLock
+    with FileLock(args[0]):
+        say("held")
+        hear()
+    say("released")
+"""
+
+
+@contextmanager
+def held_elsewhere(path: object) -> Iterator[Child]:
+    """Another process holds the FileLock at `path`, until it is told something or the block ends."""
+    with Child(HOLD, path) as child:
+        child.expect("held")
+        yield child
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.001)
+
+
+def in_another_thread(function: Callable[[], R]) -> R:
+    """What a function returns, or raises, in a thread of its own that has ended then."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(PATIENCE)
+
+
+def is_free(path: object, **settings: object) -> bool:
+    """Whether somebody else could acquire the FileLock at `path` now."""
+    from holdfast import FileLock, Timeout
+
+    try:
+        FileLock(path, blocking=False, **settings).acquire().lock.close()
+    except Timeout:
+        return False
+    return True
+
+
+WAITS_IN_KERNEL = os.environ.get("HOLDFAST_WAIT") != "poll"
+
+
+def until_it_waits(child: Child, path: object) -> None:
+    """Wait until the child, which is about to wait for the lock at `path`, does so, as far as the system shows that.
+
+    What is right when the child has not come to its wait yet is right for every test that uses this: where nothing can
+    be seen the test proves less, and is no less right.
+    """
+    if sys.platform == "linux" and WAITS_IN_KERNEL:
+        from holdfast import holders
+
+        eventually(lambda: any(holder.waiting and holder.pid == child.pid for holder in holders(str(path))))
+    else:
+        time.sleep(0.05)
+
+
+def increment(path: str) -> None:
+    """Add one to the number in a file, in steps that only a lock keeps together. A missing file means 0."""
+    try:
+        with open(path, encoding="ascii") as file:
+            number = int(file.read())
+    except FileNotFoundError:
+        number = 0
+    time.sleep(0)  # let another run, as the scheduler may at any time
+    with open(path, "w", encoding="ascii") as file:
+        file.write(str(number + 1))
+
+
+def number_in(path: str) -> int:
+    """What increment() counted."""
+    with open(path, encoding="ascii") as file:
+        return int(file.read())

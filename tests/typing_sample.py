@@ -1,0 +1,143 @@
+"""A user's program that uses every public name: type checkers accept it, and it runs. See test_package.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import holdfast
+from holdfast import (
+    AcquireReturnProxy,
+    BaseFileLock,
+    FileLock,
+    Holder,
+    LockSet,
+    ReadWriteLock,
+    SoftFileLock,
+    Timeout,
+    holders,
+    lock_all,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+else:
+
+    def assert_type(value, kind):
+        return value
+
+
+class Named(FileLock):
+    """A user's own kind of lock."""
+
+    name: str = "?"
+
+
+def file_locks() -> None:
+    lock = FileLock("a.lock", 10, 0o600, False, blocking=True, is_singleton=False, poll_interval=0.1, lifetime=None)
+    with lock as held:
+        assert_type(held, FileLock)
+    with lock.acquire(5, 0.1, blocking=True, cancel_check=lambda: False) as held:
+        assert_type(held, FileLock)
+    assert_type(lock.acquire(), "AcquireReturnProxy[FileLock]")
+    assert_type(lock.acquire().lock, FileLock)
+    lock.release()
+    lock.release(force=True)
+    lock.close()
+    assert_type(lock.is_locked, bool)
+    assert_type(lock.lock_counter, int)
+    assert_type(lock.lock_file, str)
+    assert_type(lock.timeout, float)
+    assert_type(lock.blocking, bool)
+    assert_type(lock.poll_interval, float)
+    assert_type(lock.mode, int)
+    assert_type(lock.is_singleton, bool)
+    assert_type(lock.is_thread_local(), bool)
+    assert_type(lock.shared, bool)
+    assert_type(lock.lifetime, None)
+    lock.timeout = 3
+    lock.blocking = False
+    lock.poll_interval = 0.5
+    FileLock(Path("b.lock"), shared=True, kind="ofd")
+    with Named("c.lock") as named, named.acquire() as again:
+        assert_type(named.name, str)
+        assert_type(again, Named)
+
+
+@FileLock("d.lock")
+def decorated(number: int, *, text: str = "") -> list[str]:
+    return [text] * number
+
+
+def soft_file_locks() -> None:
+    lock = SoftFileLock("e.lock", timeout=1.5, lifetime=60)
+    with lock as held:
+        assert_type(held, SoftFileLock)
+        assert_type(lock.pid, "int | None")
+        assert_type(lock.is_lock_held_by_us, bool)
+    assert_type(lock.acquire(blocking=False), "AcquireReturnProxy[SoftFileLock]")
+    assert_type(lock.lifetime, "float | None")
+    lock.release()
+
+
+def read_write_locks() -> None:
+    lock = ReadWriteLock("f.lock", -1, blocking=True, is_singleton=False)
+    with lock.read_lock(1, blocking=True) as held:
+        assert_type(held, ReadWriteLock)
+    with lock.write_lock(timeout=None):
+        pass
+    assert_type(lock.acquire_read(1, blocking=False), "AcquireReturnProxy[ReadWriteLock]")
+    lock.release()
+    with lock.acquire_write() as held:
+        assert_type(held, ReadWriteLock)
+    assert_type(lock.is_locked, bool)
+    assert_type(lock.lock_counter, int)
+    lock.close()
+
+
+def several() -> None:
+    with lock_all("g.lock", Path("h.lock"), FileLock("i.lock"), SoftFileLock("j.lock"), timeout=10) as held:
+        assert_type(held, LockSet)
+        assert_type(held.locks, list[BaseFileLock])
+        assert_type(held.is_locked, bool)
+    held.release()
+
+
+def any_lock(lock: BaseFileLock) -> AcquireReturnProxy[BaseFileLock]:
+    return lock.acquire()
+
+
+def who(path: str | Path) -> str:
+    found = holders(path)
+    assert_type(found, list[Holder])
+    for holder in found:
+        assert_type(holder.pid, int)
+        assert_type(holder.command, str)
+        assert_type(holder.mode, Literal["exclusive", "shared"])
+        assert_type(holder.since, "float | None")
+        assert_type(holder.waiting, bool)
+        assert_type(holder.host, "str | None")
+    return " ".join(map(str, found))
+
+
+def timeouts() -> None:
+    with FileLock("k.lock"):
+        try:
+            FileLock("k.lock", blocking=False).acquire()
+        except Timeout as error:
+            assert_type(error.lock_file, str)
+            assert_type(error.timeout, "float | None")
+            assert_type(error.holders, list[Holder])
+
+
+if __name__ == "__main__":
+    file_locks()
+    assert_type(decorated(2, text="x"), list[str])
+    soft_file_locks()
+    read_write_locks()
+    several()
+    with any_lock(FileLock("l.lock")) as base:
+        assert_type(base, BaseFileLock)
+        who("l.lock")
+    timeouts()
+    assert_type(holdfast.__version__, str)
