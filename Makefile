@@ -17,7 +17,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.installed $(VENV)/.group-test ## run the demonstration
+demo: $(VENV)/.installed $(VENV)/.group-filelock ## run the demonstration
 	$(BIN)/python examples/demo.py
 
 test: test-c test-py ## pass the tests of the C core and of the package

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -16,6 +15,8 @@ Pair = tuple[Cycle, Cycle]
 
 def bare_flock(path: str) -> Pair:
     """A blocking flock() on a held descriptor: no deadline, no check, nothing."""
+    import fcntl
+
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     flock = fcntl.flock
     return lambda: flock(fd, fcntl.LOCK_EX), lambda: flock(fd, fcntl.LOCK_UN)

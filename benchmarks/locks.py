@@ -266,8 +266,13 @@ def main() -> None:
             "holdfast": contenders.holdfast,
             "holdfast, no timeout": contenders.holdfast_forever,
         }
-        polling: dict[str, Maker] = {**makers, "filelock": contenders.filelock, "fasteners": contenders.fasteners}
-        report["hand-off"] = found = latencies(hand_off, polling, folder, max(1, rounds // 8), 100)
+        waiting: dict[str, Maker] = {
+            **makers,
+            "filelock": contenders.filelock,
+            "fasteners": contenders.fasteners,
+            "portalocker": contenders.portalocker,
+        }
+        report["hand-off"] = found = latencies(hand_off, waiting, folder, max(1, rounds // 8), 100)
         show_latencies("hand-off between processes", found)
         report["against a hog"] = found = latencies(against_a_hog, makers, folder, max(1, rounds // 8), 100)
         show_latencies("waiting for a hog", found)

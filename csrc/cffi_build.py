@@ -17,20 +17,20 @@ def declarations() -> str:
     """The header without its preprocessor directives, but for the constants."""
     header = (CORE / "holdfast.h").read_text(encoding="utf-8")
     constant = re.compile(r"#define \w+ (-?\d+|0x[0-9a-f]+)\b")
-    return "\n".join(
-        line for line in header.splitlines() if not line.startswith("#") or constant.match(line)
-    )
+    return "\n".join(line for line in header.splitlines() if not line.startswith("#") or constant.match(line))
 
 
 def sources() -> list[str]:
+    """The core's files for the platform built for."""
     folders = (CORE, CORE / ("win32" if ON_WINDOWS else "posix"))
     return sorted(path.as_posix() for folder in folders for path in folder.glob("*.c"))
 
 
 def compiler_options() -> dict[str, list[str] | list[tuple[str, str | None]]]:
+    """What the compiler and the linker have to be told."""
     if not ON_WINDOWS:
         return {
-            "define_macros": [("_GNU_SOURCE", None)],
+            "define_macros": [("_GNU_SOURCE", None), ("_FILE_OFFSET_BITS", "64")],
             "extra_compile_args": ["-std=c11", "-fvisibility=hidden"],
             "libraries": ["rt"] if sysconfig.get_platform().startswith("linux") else [],  # timers, in old C libraries
         }

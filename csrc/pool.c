@@ -42,6 +42,7 @@ hf__thread *hf__thread_current(hf_pool *pool) {
     if (thread != NULL || (thread = calloc(1, sizeof *thread)) == NULL)
         return thread;
     thread->pool = pool;
+    thread->number = hf__thread_number();
     if (hf__key_set(pool->thread_key, thread) == 0)
         return thread;
     free(thread); /* a hold of a thread that is not known again could never be released */

@@ -62,7 +62,7 @@ def show_progress(part: float, text: str) -> None:
 
 
 def run(folder: str, seconds: float, kills: int, locked: bool) -> tuple[int, int, int, int]:
-    """Let processes count. Returns what they begun and did, what the file says, and how many were killed."""
+    """Let processes count. Returns what they began and did, what the file says, and how many were killed."""
     places = WORKERS + kills
     begun, done = (multiprocessing.Array(c_int64, places, lock=False) for _ in range(2))
 

@@ -14,6 +14,7 @@ import warnings
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -44,11 +45,12 @@ SEE_THE_MARK = """
 
 def test_a_second_process_waits_until_the_first_releases(path):
     mark = Path(path + ".mark")
-    with FileLock(path):
-        child = Child(SEE_THE_MARK, path, "flock", mark)
+    lock = FileLock(path)
+    lock.acquire()
+    with Child(SEE_THE_MARK, path, "flock", mark) as child:
         until_it_waits(child, path)
         mark.touch()  # the last thing done under the lock
-    with child:
+        lock.release()
         child.expect("after")
         child.join()
 
@@ -301,6 +303,65 @@ def test_a_plain_release_leaves_what_a_thread_held_that_ended(path):
     leave_held_by_a_thread_that_ends(lock)
     lock.release()
     assert not is_free(path)
+
+
+def test_a_waiter_that_gives_up_leaves_what_another_thread_acquired_meanwhile(path):
+    lock = FileLock(path, thread_local=False)
+
+    def let_another_thread_have_it():
+        elsewhere.tell()
+        elsewhere.expect("released")
+        thread = threading.Thread(target=lock.acquire)
+        thread.start()
+        thread.join()
+        return True
+
+    with held_elsewhere(path) as elsewhere, pytest.raises(Timeout):
+        lock.acquire(cancel_check=let_another_thread_have_it)
+    assert lock.lock_counter == 1
+    assert not is_free(path)
+
+
+def test_a_with_statement_uses_the_acquire_and_release_of_a_subclass(path):
+    class Noting(FileLock):
+        calls: ClassVar[list[str]] = []
+
+        def acquire(self, *args, **kwargs):
+            self.calls.append("acquire")
+            return super().acquire(*args, **kwargs)
+
+        def release(self, force=False):
+            self.calls.append("release")
+            super().release(force)
+
+    with Noting(path) as lock:
+        assert lock.is_locked
+    assert Noting.calls == ["acquire", "release"]
+    assert is_free(path)
+
+
+@pytest.mark.parametrize("name", ["thread_local", "shared", "is_singleton"])
+def test_a_switch_must_be_a_bool(path, name):
+    with pytest.raises(TypeError, match=name):
+        FileLock(path, **{name: "no"})
+
+
+@pytest.mark.parametrize(("lifetime", "error"), [(-1, ValueError), ("1", TypeError), (True, TypeError)])
+def test_a_lifetime_is_checked_although_it_is_ignored(path, lifetime, error):
+    with pytest.raises(error, match="lifetime"):
+        FileLock(path, lifetime=lifetime)
+
+
+def test_the_core_knows_threads_by_pythons_numbers(path):
+    """So that a forced release need not wait for a holder that is well alive."""
+    from holdfast import _core
+
+    lock = FileLock(path, shared=True)
+    lock.acquire()
+    number, held = in_another_thread(
+        lambda: (lock.acquire(), threading.get_ident(), _core.holding_threads(lock._core))[1:]
+    )
+    assert held == {threading.get_ident(), number}
 
 
 def test_a_forced_release_leaves_what_a_living_thread_holds(path):
@@ -651,9 +712,7 @@ def test_the_setters_refuse_wrong_values_and_keep_the_old(path, name, value, err
     assert getattr(lock, name) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["lock_file", "is_locked", "lock_counter", "mode", "shared", "is_singleton", "lifetime"]
-)
+@pytest.mark.parametrize("name", ["lock_file", "is_locked", "lock_counter", "mode", "shared", "is_singleton"])
 def test_the_other_properties_cannot_be_set(path, name):
     with pytest.raises(AttributeError):
         setattr(FileLock(path), name, 1)
@@ -789,11 +848,12 @@ def test_a_shared_lock_nests(path):
 @linux_only
 def test_ofd_locks_exclude_each_other_between_processes(path):
     mark = Path(path + ".mark")
-    with FileLock(path, kind="ofd"):
+    lock = FileLock(path, kind="ofd")
+    lock.acquire()
+    with Child(SEE_THE_MARK, path, "ofd", mark) as child:  # the system does not tell who waits for such a lock
         assert not is_free(path, kind="ofd")
-        child = Child(SEE_THE_MARK, path, "ofd", mark)
         mark.touch()
-    with child:
+        lock.release()
         child.expect("after")
         child.join()
     assert is_free(path, kind="ofd")

@@ -494,3 +494,17 @@ def test_the_file_stays_when_the_lock_is_released(path, lock):
 
 def test_its_repr_names_the_file(path, lock):
     assert repr(lock) == f"<ReadWriteLock {path!r}>"
+
+
+def test_it_can_be_held_while_a_function_runs(path, lock):
+    @lock.read_lock()
+    def read():
+        assert lock.is_locked
+        return "what was read"
+
+    assert read() == "what was read"
+    assert not lock.is_locked
+
+
+def test_get_lock_is_the_constructor_by_filelocks_name(path):
+    assert ReadWriteLock.get_lock(path, timeout=3) is ReadWriteLock(path, timeout=3)

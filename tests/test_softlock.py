@@ -1243,3 +1243,24 @@ def test_processes_killed_at_any_moment_leave_nothing_that_blocks_even_without_u
         assert name.startswith("the.lock.")
         assert name.endswith(".new")
         os.unlink(tmp_path / name)
+
+
+def test_break_lock_removes_the_file_whoever_holds_it(path):
+    with Child(HOLD, path) as holder:
+        holder.expect("held")
+        SoftFileLock(path).break_lock()
+        assert not os.path.exists(path)
+    SoftFileLock(path).break_lock()  # nothing to break is no error
+
+
+def test_after_a_change_of_the_working_directory_it_still_knows_its_owner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with SoftFileLock("relative.lock") as lock:
+        monkeypatch.chdir("/")
+        assert lock.pid == os.getpid()
+        assert lock.is_lock_held_by_us
+
+
+def test_a_path_that_names_a_directory_by_its_slash_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        SoftFileLock(f"{tmp_path}/there/")

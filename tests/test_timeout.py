@@ -150,8 +150,14 @@ def test_those_who_wait_are_not_named_as_holders(path):
         assert str(waiter.pid) not in str(error).replace(path, "")
 
 
+def test_it_can_be_raised_in_the_words_of_filelock(path):
+    assert str(Timeout(path, "pid 1 on a.host")) == (
+        f"The file lock '{path}' could not be acquired. It is held by pid 1 on a.host."
+    )
+
+
 def test_it_says_so_when_the_holder_cannot_be_seen(path):
-    error = Timeout(path, 5)
+    error = Timeout(path, timeout=5)
     assert error.holders == []
     assert str(error) == (
         f"The file lock '{path}' could not be acquired within 5 seconds. Who holds it cannot be seen from here."

@@ -54,7 +54,7 @@ def file_locks() -> None:
     assert_type(lock.is_singleton, bool)
     assert_type(lock.is_thread_local(), bool)
     assert_type(lock.shared, bool)
-    assert_type(lock.lifetime, None)
+    assert_type(lock.lifetime, float | None)
     lock.timeout = 3
     lock.blocking = False
     lock.poll_interval = 0.5

@@ -106,6 +106,26 @@ static void release_all_spares_living_threads(int flags) {
     hf_pool_free(pool);
 }
 
+static void holding_threads_are_numbered(int flags) {
+    hf_pool *pool = hf_pool_new(8, flags);
+    hf_lock *lock = hf_lock_new(pool, test_path("lock"), 0644, 0);
+    uint64_t threads[2] = {0, 0};
+    CHECK_IS(hf_holding_threads(lock, threads, 2), 0);
+    CHECK_IS(hf_try(lock, HF_SHARED), 0);
+    CHECK_IS(hf_holding_threads(lock, threads, 2), 1);
+    uint64_t mine = threads[0];
+    CHECK(mine != 0);
+    visit of = run_visit(try_and_release, lock, HF_SHARED);
+    CHECK_IS(of.released, 0);
+    CHECK_IS(hf_holding_threads(lock, threads, 2), 1);
+    CHECK_IS(run_visit(try_it, lock, HF_SHARED).result, 0);
+    CHECK_IS(hf_holding_threads(lock, threads, 1), 2); /* two, of which there was room for one */
+    CHECK_IS(hf_holding_threads(lock, threads, 2), 2);
+    CHECK(threads[0] == mine || threads[1] == mine);
+    hf_lock_free(lock);
+    hf_pool_free(pool);
+}
+
 static void freeing_frees_the_hold_of_an_ended_thread(int flags) {
     hf_pool *pool = hf_pool_new(8, flags);
     hf_lock *lock = hf_lock_new(pool, test_path("lock"), 0644, 0);
@@ -291,6 +311,7 @@ const check_test threads_tests[] = {
     {"with one hold for all threads, any of them nests in it and releases it", any_thread_nests_and_releases, 0},
     {"a hold outlives its thread until all is released", a_hold_outlives_its_thread, 0},
     {"releasing all spares no ended thread and no other lock", release_all_spares_living_threads, 0},
+    {"the threads that hold a lock are known by number", holding_threads_are_numbered, 0},
     {"freeing a lock frees the hold of an ended thread", freeing_frees_the_hold_of_an_ended_thread, 0},
     {"a later thread inherits no hold of an ended one", a_later_thread_inherits_nothing, 0},
     {"threads that count under a lock lose no count", threads_lose_no_count, 0},

@@ -23,12 +23,22 @@ if TYPE_CHECKING:
 
     class _OfLock(Generic[Lock_co]): ...
 
-else:  # to import typing would cost more than everything else here
-    _OfLock = {"Lock_co": object}
+else:
 
+    class _OfLock:
+        """Generic, without typing: to import that would cost more than everything else here."""
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(type(list[int]))
+
+
+# HOLDFAST_DEBUG=order: see holdfast._order.
+WATCH_ORDER = "order" in os.environ.get("HOLDFAST_DEBUG", "").split(",")
 
 DEFAULT_MODE = 0o644
 """The permissions of a new lock file unless others are asked for; the umask narrows these, and only these."""
+
+DEFAULT_POLL_INTERVAL = 0.05
 
 
 class Timeout(TimeoutError):
@@ -47,12 +57,15 @@ class Timeout(TimeoutError):
     def __init__(
         self,
         lock_file: str,
+        holder: str | None = None,
+        *,
         timeout: float | None = None,
         holders: Sequence[Holder] | None = None,
         otherwise: str = "Who holds it cannot be seen from here.",
     ) -> None:
         super().__init__()
         self._lock_file = lock_file
+        self._holder = holder  # in the words of whoever raises this
         self._timeout = timeout
         self._holders = None if holders is None else list(holders)
         self._otherwise = otherwise  # what the message says when no holder is known
@@ -79,7 +92,7 @@ class Timeout(TimeoutError):
     def __str__(self) -> str:
         waited = self._timeout is not None and self._timeout > 0
         within = f" within {self._timeout:g} seconds" if waited else ""
-        who = " and ".join(str(holder) for holder in self.holders)
+        who = self._holder or " and ".join(str(holder) for holder in self.holders)
         held = f"It is held by {who}." if who else self._otherwise
         return f"The file lock '{self._lock_file}' could not be acquired{within}. {held}"
 
@@ -88,6 +101,40 @@ class Timeout(TimeoutError):
 
     def __reduce__(self) -> tuple[type[Timeout], tuple[str], dict[str, Any]]:
         return type(self), (self._lock_file,), {**self.__dict__, "_holders": self.holders}
+
+
+class Decorator:
+    """What holds a lock while a with block runs can do so while a function runs."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> object:
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        raise NotImplementedError
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make a function hold the lock while it runs.
+
+        >>> from holdfast import FileLock
+        >>> @FileLock("app.lock")
+        ... def update():
+        ...     pass
+        """
+        from functools import wraps
+
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x2A0:  # coroutines and generators
+            raise TypeError(f"{function!r} does not run when it is called; take the lock inside it")
+
+        @wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return locked
 
 
 class AcquireReturnProxy(_OfLock["Lock_co"]):
@@ -123,8 +170,7 @@ def seconds(name: str, value: float) -> float:
 
 def resolve_timeout(timeout: float, blocking: bool) -> float:
     """The timeout of one acquisition: 0 for a single try, -1 for ever."""
-    if not isinstance(blocking, bool):
-        raise TypeError(f"blocking must be a bool, not {type(blocking).__name__}")
+    check_bool("blocking", blocking)
     timeout = seconds("timeout", timeout)
     if not blocking:
         return 0.0
@@ -139,6 +185,22 @@ def resolve_poll_interval(poll_interval: float) -> float:
     if not 0 <= poll_interval < float("inf"):
         raise ValueError(f"poll_interval must be finite and not negative, got {poll_interval!r}")
     return poll_interval
+
+
+def resolve_lifetime(lifetime: float | None) -> float | None:
+    """An age in seconds, checked."""
+    if lifetime is None:
+        return None
+    lifetime = seconds("lifetime", lifetime)
+    if not 0 <= lifetime < float("inf"):
+        raise ValueError(f"lifetime must be finite and not negative, got {lifetime!r}")
+    return lifetime
+
+
+def check_bool(name: str, value: bool) -> None:
+    """Check a switch: a string such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def check_mode(mode: int) -> None:
@@ -184,6 +246,7 @@ class BaseLock(metaclass=_SingletonMeta):
     """A lock file, and how long to wait for it."""
 
     _singleton_by_default = False
+    _thread_local = True
 
     def __init__(
         self,
@@ -192,13 +255,17 @@ class BaseLock(metaclass=_SingletonMeta):
         *,
         blocking: bool,
         is_singleton: bool,
-        poll_interval: float = 0.05,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
     ) -> None:
         path = os.fspath(lock_file)
         self._lock_file = path if type(path) is str else os.fsdecode(path)
-        if not (timeout == -1 and blocking is True and poll_interval == 0.05):
+        # Most locks are made with the defaults, and to check those would double the cost.
+        if not (timeout == -1 and blocking is True and poll_interval == DEFAULT_POLL_INTERVAL):
             resolve_timeout(timeout, blocking)
+            timeout = seconds("timeout", timeout)
             poll_interval = resolve_poll_interval(poll_interval)
+        if is_singleton is not False:
+            check_bool("is_singleton", is_singleton)
         self._timeout = timeout
         self._blocking = blocking
         self._poll_interval = poll_interval
@@ -265,9 +332,17 @@ class BaseLock(metaclass=_SingletonMeta):
             raise
 
     def _undo(self, before: int) -> None:
-        """Release what was acquired at the moment an exception came, from a signal handler: nobody else would."""
-        if self.lock_counter > before:
+        """Release what was acquired at the moment an exception came, from a signal handler: nobody else would.
+
+        A hold of all threads is left alone, because another thread may have acquired it.
+        """
+        if self._thread_local and self.lock_counter > before:
             self.release()
+
+    def _proxy(self) -> AcquireReturnProxy[Self]:
+        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+        proxy.lock = self
+        return proxy
 
     def _wait_or_raise(
         self,
@@ -300,7 +375,7 @@ class BaseLock(metaclass=_SingletonMeta):
             self._fail(rc)
 
     def _timeout_error(self, timeout: float) -> Timeout:
-        return Timeout(self._lock_file, timeout)
+        return Timeout(self._lock_file, timeout=timeout)
 
     def _wait_patiently(
         self, how: int, timeout: float, poll_interval: float, cancel_check: Callable[[], bool] | None
@@ -344,7 +419,7 @@ class BaseLock(metaclass=_SingletonMeta):
     @timeout.setter
     def timeout(self, value: float) -> None:
         resolve_timeout(value, True)
-        self._timeout = value
+        self._timeout = seconds("timeout", value)
 
     @property
     def blocking(self) -> bool:
@@ -371,7 +446,7 @@ class BaseLock(metaclass=_SingletonMeta):
         return self._is_singleton
 
 
-class BaseFileLock(BaseLock):
+class BaseFileLock(BaseLock, Decorator):
     """The common interface of FileLock and SoftFileLock.
 
     >>> from holdfast import BaseFileLock, FileLock, SoftFileLock
@@ -382,17 +457,19 @@ class BaseFileLock(BaseLock):
     def __init__(
         self,
         lock_file: str | os.PathLike[str],
-        timeout: float,
-        mode: int,
-        thread_local: bool,
+        timeout: float = -1,
+        mode: int = DEFAULT_MODE,
+        thread_local: bool = True,
         *,
-        blocking: bool,
-        is_singleton: bool,
-        poll_interval: float,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
     ) -> None:
         super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, poll_interval=poll_interval)
-        if mode != DEFAULT_MODE:
+        if mode is not DEFAULT_MODE:
             check_mode(mode)
+        if thread_local is not True:
+            check_bool("thread_local", thread_local)
         self._mode = mode
         self._thread_local = thread_local
 
@@ -446,26 +523,6 @@ class BaseFileLock(BaseLock):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Make a function hold the lock while it runs.
-
-        >>> from holdfast import FileLock
-        >>> @FileLock("app.lock")
-        ... def update():
-        ...     pass
-        """
-        from functools import wraps
-
-        if getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x2A0:  # coroutines and generators
-            raise TypeError(f"{function!r} does not run when it is called; take the lock inside it")
-
-        @wraps(function)
-        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return locked
 
     def __repr__(self) -> str:
         count = self.lock_counter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
 
 from holdfast._native import ffi, lib
 
@@ -40,12 +39,11 @@ FOREVER: int = lib.HF_FOREVER
 
 NULL: Any = ffi.NULL
 
-# HOLDFAST_DEBUG=order: see holdfast._order.
-WATCH_ORDER = "order" in os.environ.get("HOLDFAST_DEBUG", "").split(",")
 
 try_lock: Callable[[Lock, int], int] = lib.hf_try
 wait_lock: Callable[[Lock, int, int, int, int, Any], int] = lib.hf_wait
 release: Callable[[Lock], int] = lib.hf_release
+release_all: Callable[[Lock], int] = lib.hf_release_all
 close_idle: Callable[[Lock], None] = lib.hf_close_idle
 count: Callable[[Lock], int] = lib.hf_count
 free: Callable[[Lock], None] = lib.hf_lock_free
@@ -103,36 +101,11 @@ def new_lock(path: str, mode: int, flags: int) -> Lock:
     return lock
 
 
-def release_all(lock: Lock) -> int:
-    """Release this thread's hold, however often it was acquired, and those of threads that have ended.
-
-    A thread ends for the system a little later than for Python: those that Python has seen the end of are waited for.
-    """
-    rc: int = lib.hf_release_all(lock)
-    patience = 1000
-    while rc == 0 and patience and _has_ending_threads(lock):
-        time.sleep(0.0001)
-        patience -= 1
-        rc = lib.hf_release_all(lock)
-    return rc
-
-
-def _has_ending_threads(lock: Lock) -> bool:
-    """Whether a thread holds the lock that has ended for Python."""
+def holding_threads(lock: Lock) -> set[int]:
+    """The numbers of threads that hold the lock: all, if they are not very many."""
     numbers = ffi.new("uint64_t[]", 64)
-    holding = lib.hf_holding_threads(lock, numbers, len(numbers))
-    if holding == 0:
-        return False
-    from threading import enumerate as living_threads
-
-    alive = {thread.ident for thread in living_threads()}
-    return any(numbers[i] not in alive for i in range(min(holding, len(numbers))))
-
-
-def idle_descriptors() -> int:
-    """How many descriptors the pool keeps open for locks that nobody holds."""
-    idle: int = lib.hf_pool_idle(_pool)
-    return idle
+    holding: int = lib.hf_holding_threads(lock, numbers, len(numbers))
+    return {numbers[i] for i in range(min(holding, len(numbers)))}
 
 
 def new_marker_slot() -> MarkerSlot:
@@ -218,7 +191,7 @@ _OUTCOMES: dict[int, tuple[int, str]] = {
 
 def error(rc: int, path: str) -> OSError:
     """The exception for a result that is an error."""
-    if rc == lib.HF_NOT_A_FILE and os.path.isdir(path):
+    if rc == lib.HF_NOT_A_FILE and (os.path.isdir(path) or path.endswith(os.sep)):
         return IsADirectoryError(errno.EISDIR, "the lock path is a directory; name a file in it", path)
     number, text = _OUTCOMES.get(rc) or (-rc, os.strerror(-rc))
     return OSError(number, text, path)

@@ -33,10 +33,11 @@ def find(candidate: L, canonical: Callable[[str], str]) -> L:
         if instance is None or canonical(instance.lock_file) != key[1]:
             _instances[key] = ref(candidate, lambda reference: _forget(key, reference))
             return candidate
+    theirs = candidate._settings()
     differing = [
-        f"{name} is {ours!r} and not {theirs!r}"
-        for (name, ours), theirs in zip(instance._settings().items(), candidate._settings().values(), strict=True)
-        if ours != theirs
+        f"{name} is {ours!r} and not {theirs[name]!r}"
+        for name, ours in instance._settings().items()
+        if ours != theirs[name]
     ]
     if differing:
         raise ValueError(

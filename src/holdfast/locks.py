@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import os
 
-from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock
-from holdfast._core import (
-    ANY_THREAD,
-    EXACT_MODE,
-    EXCLUSIVE,
-    NOT_HELD,
-    NULL,
-    OFD,
-    SHARED,
+from holdfast._base import (
+    DEFAULT_MODE,
+    DEFAULT_POLL_INTERVAL,
     WATCH_ORDER,
-    close_idle,
-    count,
-    error,
-    free,
-    new_lock,
-    release,
-    release_all,
-    try_lock,
-    wait_lock,
+    AcquireReturnProxy,
+    BaseFileLock,
+    check_bool,
+    resolve_lifetime,
 )
+from holdfast._core import ANY_THREAD, EXACT_MODE, EXCLUSIVE, OFD, SHARED, new_lock, release, try_lock
+from holdfast._kernel import KernelLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Literal
+    from typing import Any, Literal
 
     from typing_extensions import Self
 
-    from holdfast._core import Lock
 
-
-class FileLock(BaseFileLock):
+class FileLock(KernelLock, BaseFileLock):
     """A lock between processes and threads, on a file of its own.
 
     The file is created when it is missing, with its directory, and stays. The lock is the kernel's: it ends with the
@@ -56,8 +45,6 @@ class FileLock(BaseFileLock):
     ...     assert lock.is_locked
     """
 
-    _core: Lock = None  # until there is one
-
     def __init__(
         self,
         lock_file: str | os.PathLike[str],
@@ -67,7 +54,7 @@ class FileLock(BaseFileLock):
         *,
         blocking: bool = True,
         is_singleton: bool = False,
-        poll_interval: float = 0.05,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
         lifetime: float | None = None,
         shared: bool = False,
         kind: Literal["flock", "ofd"] = "flock",
@@ -82,7 +69,9 @@ class FileLock(BaseFileLock):
             poll_interval=poll_interval,
         )
         if lifetime is not None:
-            _warn_of_lifetime()
+            _warn_of_lifetime(lifetime)
+        if shared is not False:
+            check_bool("shared", shared)
         self._how = SHARED if shared else EXCLUSIVE
         self._flags = (
             0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else _flags(mode, thread_local, kind)
@@ -106,17 +95,11 @@ class FileLock(BaseFileLock):
                 proxy.lock = self
                 return proxy
         except BaseException:
-            self._undo_try()
+            # Before need not be known: a thread that held the lock has it once more now, because nesting never fails.
+            self._undo(0)
             raise
         self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
-        proxy = AcquireReturnProxy()
-        proxy.lock = self
-        return proxy
-
-    def release(self, force: bool = False) -> None:  # noqa: D102
-        rc = release_all(self._core) if force else release(self._core)
-        if rc < 0 and rc != NOT_HELD:
-            raise error(rc, self._lock_file)
+        return self._proxy()
 
     # Like acquire() and release(), without their arguments and their result.
 
@@ -124,20 +107,11 @@ class FileLock(BaseFileLock):
         try:
             rc = try_lock(self._core, self._how)
         except BaseException:
-            self._undo_try()
+            self._undo(0)
             raise
         if rc:
             self._insist(rc, self._how)
         return self
-
-    def _undo_try(self) -> None:
-        """Release what was acquired when a signal handler raised as the core returned: nobody else would.
-
-        Whether it was acquired need not be known from before. A thread that held the lock has it once more now,
-        because nesting never fails; one that did not hold it holds it now only if it was acquired.
-        """
-        if self._thread_local and self._core is not None and count(self._core):
-            self.release()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,14 +119,13 @@ class FileLock(BaseFileLock):
         if release(self._core) < 0:
             self.release()
 
-    def close(self) -> None:  # noqa: D102
-        self.release(force=True)
-        close_idle(self._core)
-
-    @property
-    def lock_counter(self) -> int:
-        """How often the lock has been acquired and not released yet."""
-        return count(self._core)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A with statement goes through a subclass's own acquire() and release(), too.
+        for special, method in (("__enter__", "acquire"), ("__exit__", "release")):
+            is_own = getattr(cls, method) is not getattr(FileLock, method)
+            if is_own and getattr(cls, special) is getattr(FileLock, special):
+                setattr(cls, special, getattr(BaseFileLock, special))
 
     @property
     def shared(self) -> bool:
@@ -160,23 +133,17 @@ class FileLock(BaseFileLock):
         return self._how == SHARED
 
     @property
-    def lifetime(self) -> None:
+    def lifetime(self) -> float | None:
         """Always None: the kernel's locks do not age."""
-        return
+        return None
 
-    def _try(self, how: int) -> int:
-        return try_lock(self._core, how)
-
-    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
-        return wait_lock(self._core, how, began, until, poll, NULL)
+    @lifetime.setter
+    def lifetime(self, value: float | None) -> None:
+        if value is not None:
+            _warn_of_lifetime(value)
 
     def _settings(self) -> dict[str, object]:
         return {**super()._settings(), "shared": self.shared, "kind": "ofd" if self._flags & OFD else "flock"}
-
-    # The default argument is there when the interpreter, at its end, has emptied this module.
-    def __del__(self, _free: Callable[[Lock], None] = free) -> None:
-        if self._core is not None:
-            _free(self._core)
 
 
 def _flags(mode: int, thread_local: bool, kind: str) -> int:
@@ -190,9 +157,10 @@ def _flags(mode: int, thread_local: bool, kind: str) -> int:
     )
 
 
-def _warn_of_lifetime() -> None:
+def _warn_of_lifetime(lifetime: float) -> None:
     from warnings import warn
 
+    resolve_lifetime(lifetime)
     warn(
         "lifetime is ignored: the kernel releases this lock when its holder dies, and not before; "
         "only SoftFileLock has locks that age",

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import os
 
-from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseLock
-from holdfast._core import (
-    EXCLUSIVE,
-    NOT_HELD,
-    NULL,
-    OTHER_MODE,
-    SHARED,
-    WATCH_ORDER,
-    close_idle,
-    count,
-    error,
-    free,
-    new_lock,
-    release,
-    release_all,
-    try_lock,
-    wait_lock,
-)
+from holdfast._base import DEFAULT_MODE, WATCH_ORDER, AcquireReturnProxy, Decorator
+from holdfast._core import EXCLUSIVE, OTHER_MODE, SHARED, count, new_lock, try_lock
+from holdfast._kernel import KernelLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
     from typing import NoReturn
 
     from typing_extensions import Self
 
-    from holdfast._core import Lock
 
-
-class ReadWriteLock(BaseLock):
+class ReadWriteLock(KernelLock):
     """A lock between processes and threads that many readers share and writers have for themselves.
 
     Each thread holds it for itself and may nest holds of the same kind. A reader that wants to write, or a writer that
@@ -42,7 +24,8 @@ class ReadWriteLock(BaseLock):
     writer would wait for ever. The kernel keeps no queue between the kinds: readers that always overlap can keep a
     writer waiting.
 
-    There is one instance for each file, unless `is_singleton=False`.
+    There is one instance for each file, unless `is_singleton=False`. filelock's class of this name is a database; the two
+    do not exclude each other.
 
     >>> from holdfast import ReadWriteLock
     >>> lock = ReadWriteLock("table.lock")
@@ -53,7 +36,6 @@ class ReadWriteLock(BaseLock):
     """
 
     _singleton_by_default = True
-    _core: Lock = None  # until there is one
 
     def __init__(
         self,
@@ -65,6 +47,11 @@ class ReadWriteLock(BaseLock):
     ) -> None:
         super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton)
         self._core = new_lock(self._lock_file, DEFAULT_MODE, 0)
+
+    @classmethod
+    def get_lock(cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True) -> Self:
+        """The one instance for a file, as the constructor returns it."""
+        return cls(lock_file, timeout, blocking=blocking)
 
     def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquire the lock together with other readers, and return a context manager that releases it.
@@ -104,22 +91,6 @@ class ReadWriteLock(BaseLock):
         """
         return Held(self, EXCLUSIVE, timeout, blocking)
 
-    def release(self, force: bool = False) -> None:
-        """Undo this thread's latest acquisition; with `force` all of them. Does nothing when it holds nothing."""
-        rc = release_all(self._core) if force else release(self._core)
-        if rc < 0 and rc != NOT_HELD:
-            raise error(rc, self._lock_file)
-
-    def close(self) -> None:
-        """Release the lock, however often it was acquired, and close its descriptors. It can be acquired again."""
-        self.release(force=True)
-        close_idle(self._core)
-
-    @property
-    def lock_counter(self) -> int:
-        """How often this thread has acquired the lock and not released it yet."""
-        return count(self._core)
-
     @property
     def is_locked(self) -> bool:
         """Whether this thread holds the lock, for reading or for writing."""
@@ -133,18 +104,10 @@ class ReadWriteLock(BaseLock):
             rc = try_lock(self._core, how)
             if rc:
                 self._insist(rc, how, timeout, None, blocking)
-            proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-            proxy.lock = self
-            return proxy
+            return self._proxy()
         except BaseException:
             self._undo(before)
             raise
-
-    def _try(self, how: int) -> int:
-        return try_lock(self._core, how)
-
-    def _wait(self, how: int, began: int, until: int, poll: int) -> int:
-        return wait_lock(self._core, how, began, until, poll, NULL)
 
     def _settings(self) -> dict[str, object]:
         settings = super()._settings()
@@ -162,13 +125,8 @@ class ReadWriteLock(BaseLock):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._lock_file!r}>"
 
-    # The default argument is there when the interpreter, at its end, has emptied this module.
-    def __del__(self, _free: Callable[[Lock], None] = free) -> None:
-        if self._core is not None:
-            _free(self._core)
 
-
-class Held:
+class Held(Decorator):
     """A ReadWriteLock held for reading or for writing while a with block runs."""
 
     __slots__ = ("_blocking", "_how", "_lock", "_timeout")

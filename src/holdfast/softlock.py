@@ -11,7 +11,16 @@ from threading import RLock, Thread, current_thread
 from weakref import WeakValueDictionary
 
 from holdfast import _core
-from holdfast._base import DEFAULT_MODE, AcquireReturnProxy, BaseFileLock, Timeout, canonical, seconds
+from holdfast._base import (
+    DEFAULT_MODE,
+    DEFAULT_POLL_INTERVAL,
+    WATCH_ORDER,
+    AcquireReturnProxy,
+    BaseFileLock,
+    Timeout,
+    canonical,
+    resolve_lifetime,
+)
 from holdfast.owner import LONGEST_RECORD, Owner, owner_of
 
 TYPE_CHECKING = False
@@ -50,7 +59,7 @@ class SoftFileLock(BaseFileLock):
         *,
         blocking: bool = True,
         is_singleton: bool = False,
-        poll_interval: float = 0.05,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
         lifetime: float | None = None,
     ) -> None:
         self._holds: dict[Thread | None, _Hold] = {}  # by thread, or all threads' under None
@@ -65,9 +74,9 @@ class SoftFileLock(BaseFileLock):
             poll_interval=poll_interval,
         )
         _core.encode(self._lock_file)
-        self._lifetime = None if lifetime is None else seconds("lifetime", lifetime)
-        if self._lifetime is not None and not 0 <= self._lifetime < float("inf"):
-            raise ValueError(f"lifetime must be finite and not negative, got {lifetime!r}")
+        if self._lock_file.endswith(os.sep):
+            raise _core.error(_core.NOT_A_FILE, self._lock_file)
+        self._lifetime = resolve_lifetime(lifetime)
         _alive[id(self)] = self
 
     def acquire(  # noqa: D102 - inherited, like those below
@@ -84,9 +93,7 @@ class SoftFileLock(BaseFileLock):
             rc = self._try(_core.EXCLUSIVE)
             if rc:
                 self._insist(rc, _core.EXCLUSIVE, timeout, poll_interval, blocking, cancel_check)
-            proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-            proxy.lock = self
-            return proxy
+            return self._proxy()
         except BaseException:
             self._undo(before)
             raise
@@ -117,16 +124,35 @@ class SoftFileLock(BaseFileLock):
         """The age in seconds at which the lock may be taken over from a living owner; None for never."""
         return self._lifetime
 
+    @lifetime.setter
+    def lifetime(self, value: float | None) -> None:
+        self._lifetime = resolve_lifetime(value)
+
     @property
     def pid(self) -> int | None:
         """The process that holds the lock, or None."""
-        owner = owner_of(self._lock_file)
+        owner = owner_of(self._path())
         return None if owner is None else owner.pid
 
     @property
     def is_lock_held_by_us(self) -> bool:
         """Whether this process holds the lock, through whatever object."""
-        return owner_of(self._lock_file) == Owner.myself()
+        return owner_of(self._path()) == Owner.myself()
+
+    def break_lock(self) -> None:
+        """Remove the lock file, whoever holds the lock: for when its owner is known to have gone."""
+        path = self._path()
+        rc, marker = _core.open_marker(path)
+        if rc == 0:
+            rc = _remove(marker, path, patience=1.0)
+            _core.close_marker(marker)
+        if rc not in (0, _core.MISSING):
+            raise _core.error(rc, self._lock_file)
+
+    def _path(self) -> str:
+        """Where the lock file is that is held, or where it would be."""
+        hold = self._holds.get(self._me())
+        return os.path.abspath(self._lock_file) if hold is None else hold.path
 
     def _me(self) -> Thread | None:
         return current_thread() if self._thread_local else None
@@ -182,7 +208,7 @@ class SoftFileLock(BaseFileLock):
     def _timeout_error(self, timeout: float) -> Timeout:
         return Timeout(
             self._lock_file,
-            timeout,
+            timeout=timeout,
             otherwise="Its file names no owner that could be found dead; remove the file if no program uses it.",
         )
 
@@ -300,7 +326,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-if _core.WATCH_ORDER:
+if WATCH_ORDER:
     from holdfast._order import watch
 
     watch(SoftFileLock, taking=("acquire",), giving=("release", "close"))
