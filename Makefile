@@ -74,7 +74,7 @@ cross-check: $(VENV)/.group-cross ## build the package for Windows and macOS fro
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) .cache build dist src/holdfast.egg-info src/holdfast/_native.*so src/holdfast/_native.*pyd
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # Debian splits off what `venv` needs to install pip; where it is missing, the pip outside installs the one inside.
 $(VENV)/.created:

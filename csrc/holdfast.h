@@ -60,6 +60,10 @@
  *
  * It knows every open lock file of the process. That bounds the descriptors of idle locks, finds a thread that waits
  * for itself, and lets a forked child close what it inherited.
+ *
+ * After fork() the child holds nothing: the core has closed the descriptors that the child inherited (it could otherwise
+ * keep its parent's locks alive, or release them), and its locks can be acquired afresh. fork() never waits for a lock
+ * call in another thread. A waiter that another thread was waiting with is lost to the child.
  */
 typedef struct hf_pool hf_pool;
 
@@ -71,14 +75,6 @@ hf_pool *hf_pool_new(size_t max_idle, int flags);
 
 /* Free the pool. Its locks have been freed before. */
 void hf_pool_free(hf_pool *pool);
-
-/* Call these around fork(). Between the first and the second no other thread changes the pool; nobody waits for longer
-   than that takes, because the pool is never locked across a system call that can block. After the third the child holds
-   nothing and has closed the descriptors it inherited (it could otherwise keep its parent's locks alive, or release
-   them); its locks can be acquired afresh. */
-void hf_pool_before_fork(hf_pool *pool);
-void hf_pool_after_fork_parent(hf_pool *pool);
-void hf_pool_after_fork_child(hf_pool *pool);
 
 /* How many descriptors of idle locks are open now. */
 size_t hf_pool_idle(hf_pool *pool);
@@ -181,8 +177,8 @@ int hf_marker_read(hf_marker *marker, char *record, size_t capacity, int64_t *ag
    removers could take turns, HF_NO_LOCKS: then the caller makes sure that no other is at work, and says so by `alone`. */
 int hf_marker_remove(hf_marker *marker, int alone);
 
-/* Close the marker and free it; its file stays. NULL is allowed. */
-void hf_marker_close(hf_marker *marker);
+/* Close the marker and free it; its file stays. The pointer is NULL from then on, and may be so before. */
+void hf_marker_close(hf_marker **marker);
 
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Processes and time.

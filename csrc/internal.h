@@ -91,6 +91,11 @@ void hf__key_free(hf__key key);
 void *hf__key_get(hf__key key);
 int hf__key_set(hf__key key, void *value);
 
+/* fork.c: have hf__pool_before_fork() and its like called around every fork of the process; of a pool that is watched.
+   0 or -ENOMEM. */
+int hf__fork_watch(hf_pool *pool);
+void hf__fork_unwatch(hf_pool *pool);
+
 /* marker.c: the files behind markers. */
 typedef struct {
     const char *text;
@@ -171,6 +176,7 @@ struct hf_pool {
     size_t max_idle;
     unsigned forks;
     int flags;
+    hf_pool *next_watched; /* for fork.c */
 };
 
 struct hf_waiter {
@@ -185,6 +191,12 @@ void hf__list_remove(hf__list *list, hf__hold *hold);
 
 /* The calling thread's record, or NULL when there is no memory. */
 hf__thread *hf__thread_current(hf_pool *pool);
+
+/* Around a fork: no other thread changes the pool between the first and one of the others. In the child, close every
+   file and hold nothing. */
+void hf__pool_before_fork(hf_pool *pool);
+void hf__pool_after_fork_parent(hf_pool *pool);
+void hf__pool_after_fork_child(hf_pool *pool);
 
 /* Close the idle file used longest ago, if there is one. For when descriptors run out. */
 bool hf__pool_evict(hf_pool *pool);

@@ -183,8 +183,12 @@ static int take(hf__hold *hold) {
                 return rc;
         }
         int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags & HF_OFD);
-        if (rc != 0)
+        if (rc == HF_BUSY)
             return rc;
+        if (rc != 0) {
+            discard_file(hold); /* what was wrong may be mended, by a permission for example: then open it anew */
+            return rc;
+        }
         if (confirm(hold))
             return 0;
     }
@@ -212,6 +216,7 @@ static bool waits_for_itself(const hf__hold *hold) {
     hf__mutex_lock(&pool->mutex);
     for (const hf__hold *other = pool->used.head; other != NULL && !found; other = other->next)
         found = other->state == HF__HELD && other->thread == hold->thread &&
+                (other->lock->flags & HF_OFD) == (hold->lock->flags & HF_OFD) &&
                 hf__same_file(&other->identity, &hold->identity);
     hf__mutex_unlock(&pool->mutex);
     return found;
@@ -245,9 +250,11 @@ static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kerne
     if (*in_kernel && hold->file != HF__NO_FILE) {
         order->file = hold->file;
         int rc = hf__wait_in_kernel(order);
-        if (rc != -ENOSYS)
+        if (rc == -ENOSYS)
+            *in_kernel = false;
+        else if (rc != HF_BUSY || hf_now() >= order->until)
             return rc;
-        *in_kernel = false;
+        /* A kernel that says "busy" instead of waiting must not make us spin. */
     }
     int rc = sleep_a_little(order, nap);
     return rc == 0 ? HF_BUSY : rc;

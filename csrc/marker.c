@@ -55,9 +55,11 @@ int hf_marker_remove(hf_marker *marker, int alone) {
     return hf__marker_remove(marker->path, marker->file, &marker->identity, alone);
 }
 
-void hf_marker_close(hf_marker *marker) {
-    if (marker == NULL)
+void hf_marker_close(hf_marker **marker) {
+    hf_marker *closing = *marker;
+    if (closing == NULL)
         return;
-    hf__file_close(marker->file);
-    free(marker);
+    *marker = NULL; /* first: a child forked in the middle must not close it again */
+    hf__file_close(closing->file);
+    free(closing);
 }

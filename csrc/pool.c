@@ -27,10 +27,15 @@ hf_pool *hf_pool_new(size_t max_idle, int flags) {
     hf__mutex_init(&pool->mutex);
     pool->max_idle = max_idle;
     pool->flags = flags;
+    if (hf__fork_watch(pool) != 0) {
+        hf_pool_free(pool);
+        return NULL;
+    }
     return pool;
 }
 
 void hf_pool_free(hf_pool *pool) {
+    hf__fork_unwatch(pool);
     free(hf__key_get(pool->thread_key));
     hf__key_free(pool->thread_key);
     hf__mutex_destroy(&pool->mutex);
@@ -96,12 +101,12 @@ size_t hf_pool_idle(hf_pool *pool) {
     return length;
 }
 
-void hf_pool_before_fork(hf_pool *pool) {
+void hf__pool_before_fork(hf_pool *pool) {
     hf__mutex_lock(&pool->mutex);
     pool->forks++;
 }
 
-void hf_pool_after_fork_parent(hf_pool *pool) {
+void hf__pool_after_fork_parent(hf_pool *pool) {
     hf__mutex_unlock(&pool->mutex);
 }
 
@@ -117,7 +122,7 @@ static void disown(hf__list *list, hf__hold *hold) {
     hold->state = HF__IDLE;
 }
 
-void hf_pool_after_fork_child(hf_pool *pool) {
+void hf__pool_after_fork_child(hf_pool *pool) {
     while (pool->used.head != NULL)
         disown(&pool->used, pool->used.head);
     while (pool->idle.head != NULL)

@@ -1022,3 +1022,16 @@ def test_a_linked_directory_leads_to_the_same_lock(tmp_path):
         pytest.skip("symbolic links are not permitted here")
     with FileLock(tmp_path / "real" / "the.lock"):
         assert not is_free(tmp_path / "link" / "the.lock")
+
+
+@linux_only
+def test_holding_the_other_kind_of_lock_on_the_file_is_no_deadlock(path):
+    with held_elsewhere(path) as holder, FileLock(path, kind="ofd"):
+        lock = FileLock(path)
+        waiting = threading.Thread(target=holder.tell)
+        with pytest.raises(Timeout):
+            lock.acquire(blocking=False)
+        waiting.start()
+        with lock:  # the kinds do not see each other: this thread waits for the other process only
+            holder.expect("released")
+        waiting.join()

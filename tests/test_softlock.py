@@ -1264,3 +1264,97 @@ def test_after_a_change_of_the_working_directory_it_still_knows_its_owner(tmp_pa
 def test_a_path_that_names_a_directory_by_its_slash_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError):
         SoftFileLock(f"{tmp_path}/there/")
+
+
+@posix_only
+def test_a_signal_handler_that_raises_leaves_neither_a_marker_nor_a_hold(path):
+    """The signal comes at any moment of acquiring and releasing."""
+    code = """
+        import random, signal
+        from holdfast import SoftFileLock
+        class Alarm(Exception): pass
+        armed = False
+        def alarm(*_):
+            global armed
+            if armed:
+                armed = False
+                raise Alarm
+        signal.signal(signal.SIGALRM, alarm)
+        lock = SoftFileLock(args[0])
+        interrupted = 0
+        while interrupted < 300:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 8e-4))
+            end = time.monotonic() + 1e-3
+            while time.monotonic() < end:
+                try:
+                    armed = True
+                    lock.acquire()
+                    armed = False
+                except Alarm:
+                    interrupted += 1
+                    assert lock.lock_counter == 0
+                    assert not os.path.exists(args[0])
+                    continue
+                assert os.path.exists(args[0])
+                try:
+                    armed = True
+                    lock.release()
+                    armed = False
+                except Alarm:
+                    interrupted += 1
+                    assert (lock.lock_counter == 1) <= os.path.exists(args[0])
+                    lock.release(force=True)
+        say("done")
+    """
+    with Child(code, path) as child:
+        child.expect("done")
+
+
+@posix_only
+def test_a_signal_handler_may_not_acquire_in_the_middle_of_an_acquisition(path):
+    code = """
+        import signal
+        from holdfast import SoftFileLock
+        lock = SoftFileLock(args[0])
+        refused = held_alone = 0
+        def use(*_):
+            global refused, held_alone
+            try:
+                with lock:
+                    assert os.path.exists(args[0])
+                    held_alone += 1
+            except RuntimeError:
+                refused += 1
+        signal.signal(signal.SIGALRM, use)
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        while not (refused > 20 and held_alone > 20):
+            with lock:
+                assert os.path.exists(args[0])
+                assert lock.lock_counter == 1
+        say("done")
+    """
+    with Child(code, path) as child:
+        child.expect("done")
+
+
+@linux_only
+def test_a_process_whose_first_thread_has_ended_is_alive(path):
+    code = """
+        import ctypes
+        from holdfast import SoftFileLock
+        def hold():
+            with SoftFileLock(args[0]):
+                say("held")
+                hear()
+            say("released")
+            os._exit(0)
+        threading.Thread(target=hold).start()
+        ctypes.CDLL(None).pthread_exit(None)
+    """
+    with Child(code, path) as child:
+        child.expect("held")
+        eventually(lambda: Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").split()[2] == "Z")
+        with pytest.raises(Timeout):
+            SoftFileLock(path).acquire(blocking=False)
+        child.tell()
+        child.expect("released")

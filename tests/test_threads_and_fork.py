@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+import holdfast
 from conftest import linux_only, posix_only
 from holdfast import FileLock, Timeout
 from support import PATIENCE, Child, eventually, held_elsewhere, increment, is_free, number_in, until_it_waits
@@ -655,3 +656,94 @@ def test_an_interpreter_ends_in_good_order_while_a_daemon_thread_waits(path):
         until_it_waits(child, path)
         child.tell()
         child.join()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What else runs while a process forks
+
+
+@posix_only
+@pytest.mark.parametrize("kind", ["FileLock", "SoftFileLock"])
+def test_a_lock_that_only_another_thread_knows_survives_a_fork(path, kind):
+    """In the child, Python drops what only that thread had, before any of its fork handlers runs."""
+    code = """
+        import holdfast
+        own = threading.local()
+        held, over = threading.Event(), threading.Event()
+        def hold():
+            own.lock = getattr(holdfast, args[1])(args[0])
+            own.lock.acquire()
+            held.set()
+            over.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        say(os.waitpid(pid, 0)[1])
+        hear()
+        over.set()
+        thread.join()
+    """
+    with Child(code, path, kind) as child:
+        child.expect("0")
+        with pytest.raises(Timeout):
+            getattr(holdfast, kind)(path).acquire(blocking=False)
+        child.tell()
+        child.join()
+
+
+@posix_only
+def test_locks_that_are_collected_and_used_by_fork_handlers_do_no_harm(path):
+    code = """
+        import gc
+        def use_and_collect():
+            lock = FileLock(args[0])
+            lock.myself = lock
+            del lock
+            gc.collect()
+            with FileLock(args[0]):
+                pass
+        os.register_at_fork(before=use_and_collect, after_in_parent=use_and_collect, after_in_child=use_and_collect)
+        from holdfast import FileLock
+        os.register_at_fork(before=use_and_collect, after_in_parent=use_and_collect, after_in_child=use_and_collect)
+        for _ in range(50):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        say("done")
+    """
+    with Child(code, path) as child:
+        child.expect("done")
+
+
+@posix_only
+def test_signals_that_raise_while_a_process_forks_do_no_harm(path):
+    code = """
+        import signal
+        from holdfast import FileLock
+        class Alarm(Exception): pass
+        def alarm(*_): raise Alarm
+        sys.unraisablehook = lambda _: None  # what is raised in a fork handler is reported there
+        signal.signal(signal.SIGALRM, alarm)
+        lock = FileLock(args[0])
+        for number in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (number % 60 + 1))
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+            except Alarm:
+                pass
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Alarm:
+                pass
+            with lock:
+                pass
+        say("done")
+    """
+    with Child(code, path) as child:
+        child.expect("done")

@@ -1,5 +1,5 @@
 /* Lock files: opening them without surprises, and telling them apart. */
-#include "../internal.h"
+#include "file.h"
 #include "sys.h"
 
 #include <errno.h>
@@ -13,8 +13,7 @@ static hf__identity identity_of(const struct stat *status) {
     return (hf__identity){.volume = (uint64_t)status->st_dev, .file = {(uint64_t)status->st_ino, 0}};
 }
 
-/* What open() says, in our words. */
-static int open_error(int error) {
+int hf__open_error(int error) {
     switch (error) {
     case ELOOP:
 #ifdef EMLINK
@@ -33,7 +32,7 @@ static int open_error(int error) {
     }
 }
 
-static int open_retrying(const char *path, int flags, unsigned mode) {
+int hf__open_safely(const char *path, int flags, unsigned mode) {
     int fd;
     do
         fd = hf__sys.open(path, flags | SAFELY, mode);
@@ -43,7 +42,7 @@ static int open_retrying(const char *path, int flags, unsigned mode) {
 
 /* Create the file, which must not exist. */
 static int create(const char *path, unsigned mode, bool exact_mode) {
-    int fd = open_retrying(path, O_RDWR | O_CREAT | O_EXCL, mode);
+    int fd = hf__open_safely(path, O_RDWR | O_CREAT | O_EXCL, mode);
     /* Only the creator sets the mode. On a file system without permissions the attempt fails, and nothing is lost. */
     if (fd >= 0 && exact_mode)
         (void)hf__sys.fchmod(fd, mode);
@@ -54,12 +53,12 @@ static int create(const char *path, unsigned mode, bool exact_mode) {
    refused on a file of somebody else's. */
 static int open_or_create(const char *path, unsigned mode, bool exact_mode) {
     for (;;) {
-        int fd = open_retrying(path, O_RDWR, 0);
+        int fd = hf__open_safely(path, O_RDWR, 0);
         if (fd >= 0)
             return fd;
         if (errno == EACCES || errno == EROFS || errno == EPERM) {
             int error = errno;
-            fd = open_retrying(path, O_RDONLY, 0);
+            fd = hf__open_safely(path, O_RDONLY, 0);
             if (fd < 0)
                 errno = error;
             return fd;
@@ -73,23 +72,24 @@ static int open_or_create(const char *path, unsigned mode, bool exact_mode) {
     }
 }
 
+int hf__file_examine(int fd, hf__identity *identity) {
+    struct stat status;
+    if (hf__sys.fstat(fd, &status) != 0)
+        return -errno;
+    *identity = identity_of(&status);
+    return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
+}
+
 int hf__file_open(const char *path, unsigned mode, bool exact_mode, hf__file *file, hf__identity *identity) {
     int fd = open_or_create(path, mode, exact_mode);
     if (fd < 0)
-        return open_error(errno);
-    struct stat status;
-    int rc = 0;
-    if (hf__sys.fstat(fd, &status) != 0)
-        rc = -errno;
-    else if (!S_ISREG(status.st_mode))
-        rc = HF_NOT_A_FILE;
-    if (rc != 0) {
+        return hf__open_error(errno);
+    int rc = hf__file_examine(fd, identity);
+    if (rc == 0)
+        *file = fd;
+    else
         hf__file_close(fd);
-        return rc;
-    }
-    *file = fd;
-    *identity = identity_of(&status);
-    return 0;
+    return rc;
 }
 
 void hf__file_close(hf__file file) {

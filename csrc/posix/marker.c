@@ -1,5 +1,5 @@
 /* Markers: files that appear whole, and are removed by one remover at a time. */
-#include "../internal.h"
+#include "file.h"
 #include "kernlock.h"
 #include "sys.h"
 
@@ -40,23 +40,16 @@ static bool no_unnamed_files(int rc) {
     return unsupported(rc) || rc == -EISDIR || rc == -ENOENT;
 }
 
-static int read_identity(int fd, hf__identity *identity) {
-    struct stat status;
-    if (hf__sys.fstat(fd, &status) != 0)
-        return -errno;
-    *identity = (hf__identity){.volume = (uint64_t)status.st_dev, .file = {(uint64_t)status.st_ino, 0}};
-    return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
-}
-
 /* Everything that must be there before the name is. On disk too: a power cut must not leave the name without the record,
    because an empty marker has no owner who could be found dead. */
 static int write_record(int fd, const hf__record *record, hf__identity *identity) {
     if (record->exact_mode)
         (void)hf__sys.fchmod(fd, record->mode); /* as for a lock file: where it fails there are no permissions */
     int rc = write_all(fd, record->text, record->length);
-    if (rc == 0 && hf__sys.fdatasync(fd) != 0)
-        rc = -errno;
-    return rc == 0 ? read_identity(fd, identity) : rc;
+    while (rc == 0 && hf__sys.fdatasync(fd) != 0)
+        if (errno != EINTR)
+            rc = -errno;
+    return rc == 0 ? hf__file_examine(fd, identity) : rc;
 }
 
 /* By way of a file that has no name until it is finished: if we die before, nothing is left. */
@@ -67,7 +60,7 @@ static int publish_unnamed(const char *path, const hf__record *record, int *file
     int length = slash != NULL ? (int)(slash - path) + 1 : 2;
     if (snprintf(directory, sizeof directory, "%.*s", length, slash != NULL ? path : "./") >= (int)sizeof directory)
         return -ENAMETOOLONG;
-    int fd = hf__sys.open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, record->mode);
+    int fd = hf__open_safely(directory, O_TMPFILE | O_RDWR, record->mode);
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
@@ -107,7 +100,7 @@ static int move_into_place(int fd, const char *scratch, const char *path) {
 
 static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
                            hf__identity *identity) {
-    int fd = hf__sys.open(scratch, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, record->mode);
+    int fd = hf__open_safely(scratch, O_RDWR | O_CREAT | O_EXCL, record->mode);
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
@@ -131,11 +124,14 @@ int hf__marker_publish(const char *path, const char *scratch, const hf__record *
     return no_unnamed_files(rc) ? publish_scratch(path, scratch, record, file, identity) : rc;
 }
 
+/* For writing if possible, which is not done: over NFS only such a file can be locked exclusively. */
 int hf__marker_open(const char *path, hf__file *file, hf__identity *identity) {
-    int fd = hf__sys.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    int fd = hf__open_safely(path, O_RDWR, 0);
+    if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
+        fd = hf__open_safely(path, O_RDONLY, 0);
     if (fd < 0)
-        return errno == ELOOP || errno == EMLINK ? HF_SYMLINK : -errno;
-    int rc = read_identity(fd, identity);
+        return hf__open_error(errno);
+    int rc = hf__file_examine(fd, identity);
     if (rc == 0)
         *file = fd;
     else
@@ -143,18 +139,35 @@ int hf__marker_open(const char *path, hf__file *file, hf__identity *identity) {
     return rc;
 }
 
+#define LONG_AGO 1000000000 /* seconds: more would not fit in 64 bits of nanoseconds */
+
+static int64_t age_of(const struct timespec *written, const struct timespec *now) {
+    int64_t seconds = (int64_t)now->tv_sec - (int64_t)written->tv_sec;
+    if (seconds > LONG_AGO || seconds < -LONG_AGO)
+        seconds = seconds > 0 ? LONG_AGO : -LONG_AGO;
+    return seconds * 1000000000 + (now->tv_nsec - written->tv_nsec);
+}
+
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) {
     struct stat status;
     struct timespec now;
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
         return -errno;
-    const struct timespec *written = &status.MODIFIED;
-    *age = ((int64_t)now.tv_sec - (int64_t)written->tv_sec) * 1000000000 + (now.tv_nsec - written->tv_nsec);
+    *age = age_of(&status.MODIFIED, &now);
     ssize_t length;
     do
         length = hf__sys.pread(file, record, capacity, 0); /* wherever the file's position is */
     while (length < 0 && errno == EINTR);
     return length < 0 ? -errno : (int)length;
+}
+
+/* 0 if the path names the marker, -ENOENT if it names another file or none; what cannot be seen is an error. */
+static int look(const char *path, const hf__identity *identity) {
+    struct stat status;
+    if (hf__sys.lstat(path, &status) != 0)
+        return errno == ENOTDIR ? -ENOENT : -errno;
+    hf__identity found = {.volume = (uint64_t)status.st_dev, .file = {(uint64_t)status.st_ino, 0}};
+    return hf__same_file(&found, identity) ? 0 : -ENOENT;
 }
 
 /* Between looking at the path and removing it, another remover could have removed this marker and a new owner put its
@@ -164,9 +177,8 @@ int hf__marker_remove(const char *path, hf__file file, const hf__identity *ident
     int rc = alone ? 0 : hf__lock_try(file, HF_EXCLUSIVE, false);
     if (rc != 0)
         return rc;
-    if (!hf__file_is_at(path, identity))
-        rc = -ENOENT;
-    else if (hf__sys.unlink(path) != 0)
+    rc = look(path, identity);
+    if (rc == 0 && hf__sys.unlink(path) != 0)
         rc = -errno;
     if (!alone)
         (void)hf__lock_drop(file, false);

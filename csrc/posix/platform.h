@@ -12,6 +12,10 @@ typedef int hf__file;
 typedef pthread_mutex_t hf__mutex;
 typedef pthread_key_t hf__key;
 
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+#define HF__KQUEUE
+#endif
+
 /* How to end a wait: the timer that interrupts it, or the queue that it watches. */
 #ifdef __linux__
 typedef timer_t hf__wait_state;

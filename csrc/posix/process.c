@@ -28,21 +28,20 @@ static int64_t start_of(int64_t pid) {
     snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
     if (read_text(path, text, sizeof text) <= 0)
         return -ENOSYS; /* it exists; /proc is missing or hidden from us */
-    /* "pid (name) state ...": the name may itself contain spaces and parentheses, the last one ends it. The start time
-       is field 22, the state field 3. */
+    /* "pid (name) state ...": the name may itself contain spaces and parentheses, the last one ends it. After the state,
+       field 3, come the number of threads as field 20 and the start time as field 22. */
     const char *field = strrchr(text, ')');
     if (field == NULL || field[1] != ' ')
         return -ENOSYS;
-    field += 2;
-    if (*field == 'Z' || *field == 'X')
+    char state = field[2];
+    long long threads, start;
+    if (sscanf(field + 3, "%*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %lld %*d %lld", &threads,
+               &start) != 2)
+        return -ENOSYS;
+    /* A process whose first thread has ended is a zombie by its state while other threads live on. */
+    if ((state == 'Z' || state == 'X') && threads <= 1)
         return -ESRCH;
-    for (int number = 3; number < 22; number++) {
-        field = strchr(field, ' ');
-        if (field == NULL)
-            return -ENOSYS;
-        field++;
-    }
-    return strtoll(field, NULL, 10);
+    return start;
 }
 
 #elif defined(__APPLE__)

@@ -12,7 +12,8 @@
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid /* glibc before 2.35 lacks the name */
 #endif
-#else
+#endif
+#ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
 
@@ -30,7 +31,8 @@ static int sys_fcntl_lock(int fd, int command, struct flock *lock) {
 
 static int sys_fdatasync(int fd) {
 #ifdef __APPLE__
-    return fsync(fd);
+    /* There fsync() leaves the data in the drive's cache. Not every file system knows the other. */
+    return fcntl(fd, F_FULLFSYNC) == 0 ? 0 : fsync(fd);
 #else
     return fdatasync(fd);
 #endif
@@ -71,7 +73,9 @@ static int sys_thread_timer_create(int number, timer_t *timer) {
     return timer_create(CLOCK_MONOTONIC, &event, timer);
 }
 
-#else
+#endif
+
+#ifdef HF__KQUEUE
 
 /* A queue that no other program inherits. */
 static int sys_kqueue(void) {
@@ -108,8 +112,11 @@ struct hf__sys hf__sys = {
     .thread_timer_create = sys_thread_timer_create,
     .timer_settime = timer_settime,
     .timer_delete = timer_delete,
-#else
+#endif
+#ifdef __APPLE__
     .sysctl = sysctl,
+#endif
+#ifdef HF__KQUEUE
     .kqueue = sys_kqueue,
     .kevent = kevent,
 #endif
@@ -140,8 +147,11 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(thread_timer_create),
     HF__SYS_ENTRY(timer_settime),
     HF__SYS_ENTRY(timer_delete),
-#else
+#endif
+#ifdef __APPLE__
     HF__SYS_ENTRY(sysctl),
+#endif
+#ifdef HF__KQUEUE
     HF__SYS_ENTRY(kqueue),
     HF__SYS_ENTRY(kevent),
 #endif

@@ -9,7 +9,9 @@
 #include <sys/types.h>
 #include <time.h>
 
-#if !defined(__linux__)
+#include "platform.h"
+
+#ifdef HF__KQUEUE
 #include <sys/event.h>
 #endif
 
@@ -38,8 +40,11 @@ struct hf__sys {
     int (*thread_timer_create)(int number, timer_t *timer);
     int (*timer_settime)(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old);
     int (*timer_delete)(timer_t timer);
-#else
+#endif
+#ifdef __APPLE__
     int (*sysctl)(int *name, unsigned length, void *value, size_t *size, void *new_value, size_t new_size);
+#endif
+#ifdef HF__KQUEUE
     int (*kqueue)(void);
     int (*kevent)(int queue, const struct kevent *changes, int change_count, struct kevent *events, int event_count,
                   const struct timespec *timeout);

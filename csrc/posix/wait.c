@@ -26,3 +26,16 @@ int hf__wait_asleep(hf_waiter *waiter, int64_t nanoseconds) {
     int cancelled = hf__waiter_leave(waiter);
     return cancelled != 0 ? cancelled : interrupted;
 }
+
+#if !defined(__linux__) && !defined(HF__KQUEUE)
+
+int hf__wait_in_kernel(const hf__wait_order *order) {
+    (void)order;
+    return -ENOSYS;
+}
+
+void hf__wait_end(const hf__wait_state *state) {
+    (void)state;
+}
+
+#endif

@@ -3,7 +3,9 @@
  * The word may be missed (another kind of lock, a file system that does not send it), so no wait is longer than the
  * polling interval. Cancelling from another thread is an event of its own in the queue.
  */
-#ifndef __linux__
+#include "platform.h"
+
+#ifdef HF__KQUEUE
 
 #include "../internal.h"
 #include "kernlock.h"
@@ -23,9 +25,32 @@ void hf__wait_end(const hf__wait_state *queue) {
     (void)hf__sys.kevent(*queue, &now, 1, NULL, 0, NULL);
 }
 
-/* Watch the file until it is unlocked, the time is up or the wait is cancelled. */
-static int watch(int queue, const hf__wait_order *order, int64_t length) {
-    struct kevent changes[2], event;
+static struct timespec shortest(int64_t left, int64_t poll) {
+    int64_t length = left < poll ? left : poll;
+    return (struct timespec){.tv_sec = (time_t)(length / SECOND), .tv_nsec = (long)(length % SECOND)};
+}
+
+/* Try whenever the queue says something, and at least at every polling interval. The first try comes after the file is
+   watched: it may have been unlocked before. */
+static int try_until(int queue, const hf__wait_order *order) {
+    int rc;
+    while ((rc = hf__lock_try(order->file, order->how, order->ofd)) == HF_BUSY) {
+        int64_t left = order->until - hf_now();
+        if (left <= 0)
+            return HF_BUSY;
+        struct timespec limit = shortest(left, order->poll);
+        struct kevent event;
+        int events = hf__sys.kevent(queue, NULL, 0, &event, 1, &limit);
+        if (events < 0)
+            return errno == EINTR ? HF_INTERRUPTED : -ENOSYS;
+        if (events > 0 && event.filter == EVFILT_USER)
+            return HF_CANCELLED;
+    }
+    return rc;
+}
+
+static int watch(int queue, const hf__wait_order *order) {
+    struct kevent changes[2];
     EV_SET(&changes[0], 0, EVFILT_USER, EV_ADD | EV_CLEAR, 0, 0, NULL);
     EV_SET(&changes[1], order->file, EVFILT_VNODE, EV_ADD | EV_CLEAR, NOTE_FUNLOCK | NOTE_DELETE, 0, NULL);
     if (hf__sys.kevent(queue, changes, 2, NULL, 0, NULL) != 0)
@@ -33,24 +58,16 @@ static int watch(int queue, const hf__wait_order *order, int64_t length) {
     int rc = hf__waiter_enter(order->waiter, queue);
     if (rc != 0)
         return rc;
-    /* It may have been unlocked before it was watched. */
-    rc = hf__lock_try(order->file, order->how, order->ofd);
-    if (rc == HF_BUSY) {
-        struct timespec limit = {.tv_sec = (time_t)(length / SECOND), .tv_nsec = (long)(length % SECOND)};
-        if (hf__sys.kevent(queue, NULL, 0, &event, 1, &limit) < 0 && errno == EINTR)
-            rc = HF_INTERRUPTED;
-    }
-    int cancelled = hf__waiter_leave(order->waiter);
-    return rc != 0 && cancelled != 0 ? cancelled : rc;
+    rc = try_until(queue, order);
+    (void)hf__waiter_leave(order->waiter);
+    return rc;
 }
 
 int hf__wait_in_kernel(const hf__wait_order *order) {
     int queue = hf__sys.kqueue();
     if (queue < 0)
         return -ENOSYS;
-    int64_t left = order->until - hf_now();
-    int64_t length = left < order->poll ? left : order->poll;
-    int rc = watch(queue, order, length > 0 ? length : 0);
+    int rc = watch(queue, order);
     hf__sys.close(queue);
     return rc;
 }

@@ -69,18 +69,20 @@ int hf__wait_in_kernel(const hf__wait_order *order) {
     if (number == 0 || hf__sys.thread_timer_create(number, &timer) != 0)
         return -ENOSYS;
 
-    int rc = -ENOSYS;
     if (set_timer(timer, TIMER_ABSTIME, order->until) == 0) {
         sigset_t ours, before;
         sigemptyset(&ours);
         sigaddset(&ours, number);
         if (hf__sys.thread_sigmask(SIG_UNBLOCK, &ours, &before) == 0) {
-            rc = wait_with(timer, order);
-            hf__sys.thread_sigmask(SIG_SETMASK, &before, NULL);
+            int rc = wait_with(timer, order);
+            hf__sys.timer_delete(timer); /* before the signal is blocked again, or a last one would stay pending */
+            if (sigismember(&before, number))
+                hf__sys.thread_sigmask(SIG_SETMASK, &before, NULL);
+            return rc;
         }
     }
     hf__sys.timer_delete(timer);
-    return rc;
+    return -ENOSYS;
 }
 
 #endif

@@ -103,7 +103,7 @@ static int count_by_marker(char **arguments) {
             return 12;
         write_number(arguments[3], read_number(arguments[3]) + 1);
         rc = hf_marker_remove(marker, 0);
-        hf_marker_close(marker);
+        hf_marker_close(&marker);
         if (rc != 0)
             return 13;
     }
@@ -126,14 +126,11 @@ static int hold_and_fork(char **arguments) {
     opened of = open_lock(arguments);
     if (hf_try(of.lock, HF_EXCLUSIVE) != 0)
         return close_lock(of, 14);
-    hf_pool_before_fork(of.pool);
     if (fork() == 0) {
-        hf_pool_after_fork_child(of.pool);
         role_ready();
         role_await();
         _exit(0);
     }
-    hf_pool_after_fork_parent(of.pool);
     for (;;)
         rest(1000);
 #else

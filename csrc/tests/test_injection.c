@@ -75,12 +75,12 @@ static void create_and_remove(const char *path, const char *scratch) {
         if (hf_marker_open(path, &seen) == 0) {
             rc = hf_marker_read(seen, record, sizeof record, &age);
             CHECK(rc < 0 || (rc == 6 && memcmp(record, "record", 6) == 0));
-            hf_marker_close(seen);
+            hf_marker_close(&seen);
         }
         rc = hf_marker_remove(marker, 0);
         CHECK(rc <= 0);
         plan.armed = false;
-        hf_marker_close(marker);
+        hf_marker_close(&marker);
         CHECK_IS(file_exists(path), rc != 0);
     }
     plan.armed = false;

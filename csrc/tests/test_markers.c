@@ -38,16 +38,16 @@ static void lives_and_dies(int variant) {
     CHECK_IS(hf_marker_open(test_path("marker"), &seen), 0);
     expect_record(seen, "me");
     expect_record(marker, "me");
-    hf_marker_close(seen);
+    hf_marker_close(&seen);
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
-    hf_marker_close(NULL);
+    hf_marker_close(&marker);
+    hf_marker_close(&marker); /* once more, to no effect */
     expect_nothing_left();
     CHECK_IS(hf_marker_open(test_path("marker"), &seen), -ENOENT);
     CHECK_IS(create("you", &second), 0);
     expect_record(second, "you");
     CHECK_IS(hf_marker_remove(second, 1), 0);
-    hf_marker_close(second);
+    hf_marker_close(&second);
     expect_nothing_left();
 }
 
@@ -59,11 +59,11 @@ static void reads_as_much_as_wanted(int variant) {
     CHECK_IS(create("", &marker), 0);
     CHECK_IS(hf_marker_read(marker, record, sizeof record, &age), 0);
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     CHECK_IS(create("abcdef", &marker), 0);
     CHECK_IS(hf_marker_read(marker, record, 2, &age), 2);
     CHECK(memcmp(record, "abz", 3) == 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     CHECK(strcmp(read_text(test_path("marker")), "abcdef") == 0);
 }
 
@@ -100,14 +100,14 @@ static void removed_by_somebody_else(int variant) {
     CHECK_IS(create("mine", &mine), 0);
     CHECK_IS(hf_marker_open(test_path("marker"), &seen), 0);
     CHECK_IS(hf_marker_remove(seen, 0), 0);
-    hf_marker_close(seen);
+    hf_marker_close(&seen);
     CHECK_IS(create("next", &next), 0);
     CHECK_IS(hf_marker_remove(mine, 0), -ENOENT);
     CHECK_IS(hf_marker_remove(mine, 1), -ENOENT);
     expect_record(next, "next");
     CHECK(strcmp(read_text(test_path("marker")), "next") == 0);
-    hf_marker_close(mine);
-    hf_marker_close(next);
+    hf_marker_close(&mine);
+    hf_marker_close(&next);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ *
@@ -139,7 +139,7 @@ static void one_remover_wins(int variant) {
         remover removers[REMOVERS];
         thread *threads[REMOVERS];
         CHECK_IS(create("doomed", &marker), 0);
-        hf_marker_close(marker);
+        hf_marker_close(&marker);
         for (int i = 0; i < REMOVERS; i++) {
             removers[i] = (remover){.here = &here};
             threads[i] = thread_start(remove_together, &removers[i]);
@@ -149,7 +149,7 @@ static void one_remover_wins(int variant) {
             thread_join(threads[i]);
             winners += removers[i].result == 0;
             CHECK(removers[i].result == 0 || removers[i].result == -ENOENT || removers[i].result == HF_BUSY);
-            hf_marker_close(removers[i].marker);
+            hf_marker_close(&removers[i].marker);
         }
         CHECK_IS(winners, 1);
         expect_nothing_left();
@@ -184,7 +184,7 @@ static void read_all_the_time(void *argument) {
         if (rc == 0) {
             CHECK_IS(hf_marker_read(marker, record, sizeof record, &age), 10);
             CHECK(memcmp(record, "the record", 10) == 0);
-            hf_marker_close(marker);
+            hf_marker_close(&marker);
         } else {
             CHECK(rc == -ENOENT || rc == HF_BUSY);
         }
@@ -204,7 +204,7 @@ static void is_never_seen_without_its_record(int variant) {
         while ((rc = hf_marker_remove(marker, 0)) == HF_BUSY)
             rest(1);
         CHECK_IS(rc, 0);
-        hf_marker_close(marker);
+        hf_marker_close(&marker);
     }
     atomic_store(&over, true);
     thread_join(reader);
@@ -224,7 +224,7 @@ static void obeys_mode_and_umask(int flags) {
     CHECK_IS(hf_marker_create(test_path("marker"), test_path("scratch"), "", 0, 0666, flags, &marker), 0);
     CHECK_IS(stat(test_path("marker"), &status), 0);
     CHECK_IS(status.st_mode & 0777, flags & HF_EXACT_MODE ? 0666 : 0640);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     umask(before);
 }
 
@@ -304,7 +304,7 @@ static void expect_it_works(void) {
     CHECK_IS(count_files(test_path(".")), 1);
     expect_record(marker, "me");
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     expect_nothing_left();
 }
 
@@ -380,7 +380,7 @@ static void completes_short_writes(int variant) {
     hf_marker *marker;
     CHECK_IS(create("a longer record", &marker), 0);
     expect_record(marker, "a longer record");
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
 }
 
 static int no_flock(int fd, int operation) {
@@ -397,7 +397,7 @@ static void asks_for_care_without_locks(int variant) {
     CHECK_IS(hf_marker_remove(marker, 0), HF_NO_LOCKS);
     CHECK(file_exists(test_path("marker")));
     CHECK_IS(hf_marker_remove(marker, 1), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     expect_nothing_left();
 }
 
@@ -410,7 +410,7 @@ static void is_busy_while_somebody_removes_it(int variant) {
     CHECK_IS(hf_marker_remove(marker, 0), HF_BUSY);
     close(fd);
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
 }
 
 #else
@@ -425,7 +425,7 @@ static void is_readable_by_ordinary_programs(int variant) {
     CHECK_IS(hf_marker_remove(marker, 0), HF_BUSY); /* it does not let others remove what it reads */
     CloseHandle(reader);
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
     expect_nothing_left();
 }
 
@@ -439,7 +439,7 @@ static void is_busy_while_somebody_removes_it(int variant) {
     CHECK_IS(hf_marker_remove(marker, 0), HF_BUSY);
     CloseHandle(doomed);
     CHECK_IS(hf_marker_remove(marker, 0), 0);
-    hf_marker_close(marker);
+    hf_marker_close(&marker);
 }
 
 #endif

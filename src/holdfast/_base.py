@@ -217,13 +217,11 @@ def canonical(path: str) -> str:
     return os.path.normcase(os.path.join(os.path.realpath(directory), name))
 
 
-def create_parents(path: str) -> bool:
-    """Create the directory of a lock file. Whether there was anything to create."""
+def create_parents(path: str) -> None:
+    """Create the directory of a lock file, if it is missing."""
     directory = os.path.dirname(path)
-    if not directory or os.path.isdir(directory):
-        return False
-    os.makedirs(directory, exist_ok=True)
-    return True
+    if directory:
+        os.makedirs(directory, exist_ok=True)
 
 
 class _SingletonMeta(type):
@@ -324,39 +322,11 @@ class BaseLock(metaclass=_SingletonMeta):
         cancel_check: Callable[[], bool] | None = None,
     ) -> None:
         """Go on after a try that returned `rc`, which is not 0: wait, or raise."""
-        before = self.lock_counter
-        try:
-            self._wait_or_raise(rc, how, timeout, poll_interval, blocking, cancel_check)
-        except BaseException:
-            self._undo(before)
-            raise
-
-    def _undo(self, before: int) -> None:
-        """Release what was acquired at the moment an exception came, from a signal handler: nobody else would.
-
-        A hold of all threads is left alone, because another thread may have acquired it.
-        """
-        if self._thread_local and self.lock_counter > before:
-            self.release()
-
-    def _proxy(self) -> AcquireReturnProxy[Self]:
-        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-        proxy.lock = self
-        return proxy
-
-    def _wait_or_raise(
-        self,
-        rc: int,
-        how: int,
-        timeout: float | None,
-        poll_interval: float | None,
-        blocking: bool | None,
-        cancel_check: Callable[[], bool] | None,
-    ) -> None:
         allowed = resolve_timeout(
             self._timeout if timeout is None else timeout, self._blocking if blocking is None else blocking
         )
-        if rc == _core.MISSING and create_parents(self._lock_file):
+        if rc == _core.MISSING:
+            create_parents(self._lock_file)
             rc = self._try(how)
         if rc == _core.BUSY and allowed != 0:
             rc = self._wait_patiently(
@@ -373,6 +343,19 @@ class BaseLock(metaclass=_SingletonMeta):
             raise error
         if rc != 0:
             self._fail(rc)
+
+    def _undo(self, before: int) -> None:
+        """Release what was acquired at the moment an exception came, from a signal handler: nobody else would.
+
+        A hold of all threads is left alone, because another thread may have acquired it.
+        """
+        if self._thread_local and self.lock_counter > before:
+            self.release()
+
+    def _proxy(self) -> AcquireReturnProxy[Self]:
+        proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+        proxy.lock = self
+        return proxy
 
     def _timeout_error(self, timeout: float) -> Timeout:
         return Timeout(self._lock_file, timeout=timeout)

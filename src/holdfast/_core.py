@@ -50,7 +50,7 @@ free: Callable[[Lock], None] = lib.hf_lock_free
 now: Callable[[], int] = lib.hf_now
 process_start: Callable[[int], int] = lib.hf_process_start
 remove_marker: Callable[[Marker, int], int] = lib.hf_marker_remove
-close_marker: Callable[[Marker], None] = lib.hf_marker_close
+close_marker: Callable[[MarkerSlot], None] = lib.hf_marker_close
 
 
 # How many descriptors of idle locks stay open, for the next time. Small enough for the lowest limit in use (256, on
@@ -64,20 +64,16 @@ if not _pool:
 _IMPORTED_LATE = ("_holders", "_order", "lockset", "owner", "rwlock", "softlock")
 
 
-def _before_fork() -> None:
-    # A module that another thread is importing at this moment would, in the child, be half there for ever, and locked.
+def _finish_imports() -> None:
+    # The core sees to itself in a fork. But a module that another thread is importing at this moment would, in the child,
+    # stay half imported, and locked.
     for name in _IMPORTED_LATE:
         if f"holdfast.{name}" in sys.modules:
             __import__(f"holdfast.{name}")
-    lib.hf_pool_before_fork(_pool)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: lib.hf_pool_after_fork_parent(_pool),
-        after_in_child=lambda: lib.hf_pool_after_fork_child(_pool),
-    )
+    os.register_at_fork(before=_finish_imports)
 
 
 def encode(path: str) -> bytes:
@@ -119,11 +115,10 @@ def create_marker(slot: MarkerSlot, path: str, scratch: str, record: bytes, mode
     return rc
 
 
-def open_marker(path: str) -> tuple[int, Marker]:
-    """Open an existing marker: the result, and the marker when it is 0."""
-    slot = new_marker_slot()
+def open_marker(slot: MarkerSlot, path: str) -> int:
+    """Open an existing marker and put it into the slot."""
     rc: int = lib.hf_marker_open(encode(path), slot)
-    return rc, slot[0]
+    return rc
 
 
 def read_marker(marker: Marker, capacity: int) -> tuple[bytes, float]:

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from functools import wraps
-from threading import Lock, local
+from threading import RLock, local
 from weakref import ref
 
 from holdfast._base import canonical
@@ -52,7 +52,7 @@ class _Held(local):
 
 
 _held = _Held()
-_mutex = Lock()
+_mutex = RLock()  # a signal handler may take a lock while this thread is in here
 _edges: dict[str, dict[str, tuple[str, str]]] = {}  # from -> to -> where both were taken
 
 
@@ -146,7 +146,7 @@ def _remember(key: str, place: str, places: dict[str, str]) -> None:
 
 def _after_fork() -> None:
     global _held, _mutex
-    _held, _mutex = _Held(), Lock()  # the child holds nothing, and a thread that is gone may have held the mutex
+    _held, _mutex = _Held(), RLock()  # the child holds nothing, and a thread that is gone may have held the mutex
 
 
 if hasattr(os, "register_at_fork"):

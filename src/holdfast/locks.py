@@ -90,28 +90,31 @@ class FileLock(KernelLock, BaseFileLock):
             self._check_arguments(timeout, poll_interval, blocking)
         try:
             rc = try_lock(self._core, self._how)
-            if rc == 0:
-                proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
-                proxy.lock = self
-                return proxy
+            if rc:
+                self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
+            proxy: AcquireReturnProxy[Self] = AcquireReturnProxy()
+            proxy.lock = self
+            return proxy
         except BaseException:
-            # Before need not be known: a thread that held the lock has it once more now, because nesting never fails.
             self._undo(0)
             raise
-        self._insist(rc, self._how, timeout, poll_interval, blocking, cancel_check)
-        return self._proxy()
 
     # Like acquire() and release(), without their arguments and their result.
 
     def __enter__(self) -> Self:
         try:
             rc = try_lock(self._core, self._how)
+            if rc:
+                self._insist(rc, self._how)
+            return self
         except BaseException:
             self._undo(0)
             raise
-        if rc:
-            self._insist(rc, self._how)
-        return self
+
+    def _undo(self, before: int) -> None:
+        # Before need not be known. A thread that held the lock has it once more now, because nesting never fails; one
+        # that did not hold it holds it now only if it was acquired.
+        super()._undo(0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -83,9 +83,10 @@ class LockSet:
         errors: list[BaseException] = []
         while self._held:
             try:
-                self._held.pop().release()
+                self._held[-1].release()
             except OSError as error:
                 errors.append(error)
+            self._held.pop()
         if errors:
             raise errors[0]
 

@@ -65,13 +65,13 @@ class Owner:
 
 def owner_of(path: str) -> Owner | None:
     """The owner of the marker at `path`, or None if there is no such thing."""
-    rc, marker = _core.open_marker(path)
-    if rc != 0:
-        return None
+    slot = _core.new_marker_slot()
     try:
-        return Owner.parse(_core.read_marker(marker, LONGEST_RECORD + 1)[0])
+        if _core.open_marker(slot, path) != 0:
+            return None
+        return Owner.parse(_core.read_marker(slot[0], LONGEST_RECORD + 1)[0])
     finally:
-        _core.close_marker(marker)
+        _core.close_marker(slot)
 
 
 @functools.cache
@@ -100,6 +100,10 @@ def host_name() -> str:
         keep = _LONGEST_HOST - 9
         name = f"{name[:keep]}-{sha256(name[keep:].encode()).hexdigest()[:8]}"
     return name or "?"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=host_name.cache_clear)  # the child may be the first of a new pid namespace
 
 
 def _namespace(kind: str) -> int | None:

@@ -21,7 +21,7 @@ from holdfast._base import (
     canonical,
     resolve_lifetime,
 )
-from holdfast.owner import LONGEST_RECORD, Owner, owner_of
+from holdfast.owner import LONGEST_RECORD, Owner, host_name, owner_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from holdfast._core import Marker, MarkerSlot
+    from holdfast._core import MarkerSlot
 
 _FIRST_NAP = 0.0005  # seconds
 _WRITABLE_BY_OTHERS = 0o022  # a record that others may write could say anything
@@ -63,7 +63,8 @@ class SoftFileLock(BaseFileLock):
         lifetime: float | None = None,
     ) -> None:
         self._holds: dict[Thread | None, _Hold] = {}  # by thread, or all threads' under None
-        self._mutex = RLock()  # a signal handler may use the lock while the code it interrupted does
+        self._mutex = RLock()
+        self._in_transition = False  # seen by a signal handler of the thread that has the mutex
         super().__init__(
             lock_file,
             timeout,
@@ -100,14 +101,23 @@ class SoftFileLock(BaseFileLock):
 
     def release(self, force: bool = False) -> None:  # noqa: D102
         with self._mutex:
-            hold = self._holds.get(self._me())
-            if hold is not None and hold.count > 1 and not force:
-                hold.count -= 1
-                return
-            self._drop(self._me())
-            if force:
-                for thread in [thread for thread in self._holds if thread and not thread.is_alive()]:
-                    self._drop(thread)
+            if self._in_transition:
+                return  # a signal handler of this thread: what it interrupted decides
+            self._in_transition = True
+            try:
+                self._give_back(force)
+            finally:
+                self._in_transition = False
+
+    def _give_back(self, force: bool) -> None:
+        hold = self._holds.get(self._me())
+        if hold is not None and hold.count > 1 and not force:
+            hold.count -= 1
+            return
+        self._drop(self._me())
+        if force:
+            for thread in [thread for thread in self._holds if thread and not thread.is_alive()]:
+                self._drop(thread)
 
     def close(self) -> None:
         """Release the lock, however often it was acquired. It can be acquired again."""
@@ -141,11 +151,11 @@ class SoftFileLock(BaseFileLock):
 
     def break_lock(self) -> None:
         """Remove the lock file, whoever holds the lock: for when its owner is known to have gone."""
-        path = self._path()
-        rc, marker = _core.open_marker(path)
-        if rc == 0:
-            rc = _remove(marker, path, patience=1.0)
-            _core.close_marker(marker)
+        hold = _Hold(self._path(), current_thread())
+        try:
+            rc = _core.open_marker(hold.slot, hold.path) or hold.remove()
+        finally:
+            _core.close_marker(hold.slot)
         if rc not in (0, _core.MISSING):
             raise _core.error(rc, self._lock_file)
 
@@ -159,22 +169,43 @@ class SoftFileLock(BaseFileLock):
 
     def _try(self, how: int) -> int:
         with self._mutex:
-            me = self._me()
-            # The hold is on record before its marker exists: an exception that a signal handler raises in between
-            # must not leave a marker that nobody remembers and that names a living process.
-            hold = self._holds.get(me)
-            if hold is None:
-                hold = self._holds[me] = _Hold(os.path.abspath(self._lock_file), current_thread())
-            rc = 0
-            if not hold.slot[0]:
-                rc = self._create(hold)
-                if rc == _core.BUSY and (rc := self._clear_away(hold.path)) == 0:
-                    rc = self._create(hold)
-            if rc == 0:
-                hold.count += 1
-            else:
-                del self._holds[me]
-            return rc
+            if self._in_transition:
+                raise RuntimeError(
+                    f"a signal handler acquires '{self._lock_file}' while the code that it interrupted is acquiring or "
+                    "releasing it; let the handler set a flag instead"
+                )
+            self._in_transition = True
+            try:
+                return self._take()
+            finally:
+                self._in_transition = False
+
+    def _take(self) -> int:
+        me = self._me()
+        hold = self._holds.get(me)
+        if hold is not None and hold.count:
+            hold.count += 1
+            return 0
+        if hold is not None:
+            self._drop(me)  # what an exception left
+        # The hold is on record before its marker exists: an exception that a signal handler raises in between must not
+        # leave a marker that nobody remembers and that names a living process.
+        hold = self._holds[me] = _Hold(os.path.abspath(self._lock_file), current_thread())
+        rc = self._create(hold)
+        if rc == _core.BUSY and (rc := self._clear_away(hold.path)) == 0:
+            rc = self._create(hold)
+        if rc == 0:
+            hold.count = 1
+        else:
+            del self._holds[me]
+        return rc
+
+    def _undo(self, before: int) -> None:
+        with self._mutex:
+            hold = self._holds.get(self._me())
+            if hold is not None and hold.count == 0 and not self._in_transition:
+                self._drop(self._me())
+        super()._undo(before)
 
     def _create(self, hold: _Hold) -> int:
         return _core.create_marker(
@@ -188,22 +219,26 @@ class SoftFileLock(BaseFileLock):
 
     def _clear_away(self, path: str) -> int:
         """Remove the marker if its owner has died or its time is up: 0 if the path may be free, or why it is not."""
-        rc, marker = _core.open_marker(path)
-        if rc == _core.MISSING:
-            return 0
-        if rc != 0:
-            # What is no marker will not go away; what we may not read may be somebody's.
-            return rc if rc in (_core.NOT_A_FILE, _core.SYMLINK) else _core.BUSY
+        slot = _core.new_marker_slot()
         try:
+            rc = _core.open_marker(slot, path)
+            if rc == _core.MISSING:
+                return 0
+            if rc != 0:
+                # What is no marker will not go away; what we may not read may be somebody's.
+                return rc if rc in (_core.NOT_A_FILE, _core.SYMLINK) else _core.BUSY
             # While the marker is open no other file gets its identity, so what is judged is what is removed.
-            record, age = _core.read_marker(marker, LONGEST_RECORD + 1)
+            record, age = _core.read_marker(slot[0], LONGEST_RECORD + 1)
             owner = Owner.parse(record)
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
                 return _core.BUSY
-            return 0 if _remove(marker, path) in (0, _core.MISSING) else _core.BUSY
+            rc = _core.remove_marker(slot[0], 0)
+            if rc == _core.NO_LOCKS and owner is not None and owner.host == host_name():
+                rc = _remove_in_turn(slot, path)
+            return 0 if rc in (0, _core.MISSING) else _core.BUSY
         finally:
-            _core.close_marker(marker)
+            _core.close_marker(slot)
 
     def _timeout_error(self, timeout: float) -> Timeout:
         return Timeout(
@@ -238,11 +273,13 @@ class SoftFileLock(BaseFileLock):
         hold = self._holds.get(thread)
         if hold is None:
             return
-        if hold.slot[0]:
-            rc = _remove(hold.slot[0], hold.path, patience=1.0)
-            if rc not in (0, _core.MISSING):
-                raise _core.error(rc, self._lock_file)
-            _core.close_marker(hold.slot[0])
+        # From here on it counts as not held: should a signal handler raise as the core returns, the marker is gone.
+        count, hold.count = hold.count, 0
+        rc = hold.remove()
+        if rc not in (0, _core.MISSING):
+            hold.count = count
+            raise _core.error(rc, self._lock_file)
+        _core.close_marker(hold.slot)
         del self._holds[thread]
 
     def _drop_all(self) -> None:
@@ -260,39 +297,39 @@ class SoftFileLock(BaseFileLock):
 class _Hold:
     """A marker of ours, or the place for one, and how often the lock was acquired by whom."""
 
-    __slots__ = ("count", "path", "slot", "thread")
+    __slots__ = ("count", "path", "pid", "slot", "thread")
 
     def __init__(self, path: str, thread: Thread) -> None:
         self.path = path  # absolute: the working directory may be another one when the lock is released
         self.slot: MarkerSlot = _core.new_marker_slot()
         self.thread = thread
+        self.pid = os.getpid()
         self.count = 0
 
-
-def _remove(marker: Marker, path: str, patience: float = 0) -> int:
-    """Remove a marker while no other process does: a result of the core."""
-    end = _core.deadline(patience)
-    while (rc := _core.remove_marker(marker, 0)) == _core.BUSY and _core.now() < end:
-        time.sleep(0.001)  # another process judges it at this moment
-    if rc not in (_core.NO_LOCKS, _core.READ_ONLY):
-        return rc
-    # There are no locks to take turns by. Only processes of this host judge each other's markers, so a lock that only
-    # they see will do. If somebody makes even that impossible, the owner (who is patient) removes what is its own.
-    try:
-        with _turnstile(path):
-            return _core.remove_marker(marker, 1)
-    except OSError:
-        return _core.remove_marker(marker, 1) if patience else _core.BUSY
+    def remove(self) -> int:
+        """Remove the marker, unless it is that of the process this one was forked from: a result of the core."""
+        if not self.slot[0] or self.pid != os.getpid():
+            return 0
+        end = _core.deadline(1.0)
+        while (rc := _core.remove_marker(self.slot[0], 0)) == _core.BUSY and _core.now() < end:
+            time.sleep(0.001)  # another process judges it at this moment
+        return _remove_in_turn(self.slot, self.path) if rc == _core.NO_LOCKS else rc
 
 
-def _turnstile(path: str) -> BaseFileLock:
+def _remove_in_turn(slot: MarkerSlot, path: str) -> int:
+    """Remove a marker on a file system that has no locks to take turns by: a result of the core.
+
+    There, only processes of one host judge each other's markers, so a lock that only they see will do.
+    """
     from hashlib import sha256
-    from tempfile import gettempdir
 
     from holdfast.locks import FileLock
 
     name = sha256(os.fsencode(canonical(path))).hexdigest()[:32]
-    return FileLock(os.path.join(gettempdir(), f"holdfast-{name}.lock"), timeout=1, mode=0o666)
+    # Not the directory for temporary files, which may be another one for each process.
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    with FileLock(f"{folder}/holdfast-{name}.lock", timeout=10, mode=0o666):
+        return _core.remove_marker(slot[0], 1)
 
 
 _alive: WeakValueDictionary[int, SoftFileLock] = WeakValueDictionary()
@@ -316,9 +353,10 @@ def _release_all() -> None:
 def _after_fork() -> None:
     """In a forked child nothing is held: the markers are the parent's."""
     for lock in _living():
+        lock._in_transition = False
         lock._mutex = RLock()  # a thread that is gone may have held the old one
         for hold in lock._holds.values():
-            _core.close_marker(hold.slot[0])
+            _core.close_marker(hold.slot)
         lock._holds.clear()
 
 
