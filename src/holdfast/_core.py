@@ -65,8 +65,8 @@ _IMPORTED_LATE = ("_holders", "_order", "lockset", "owner", "rwlock", "softlock"
 
 
 def _finish_imports() -> None:
-    # The core sees to itself in a fork. But a module that another thread is importing at this moment would, in the child,
-    # stay half imported, and locked.
+    # The core sees to itself in a fork. But a module that another thread is importing at this moment would stay half
+    # imported in the child, and locked.
     for name in _IMPORTED_LATE:
         if f"holdfast.{name}" in sys.modules:
             __import__(f"holdfast.{name}")
