@@ -103,6 +103,9 @@ HELD: dict[str, Callable[[str], Pair]] = {
     "fasteners": fasteners,
     "portalocker": portalocker,
 }
+SLEEPERS = {"filelock", "fasteners", "portalocker"}
+"""Those that wait by sleeping between tries."""
+
 NEW: dict[str, Callable[[str], Cycle]] = {
     "holdfast": new_holdfast,
     "filelock": new_filelock,
