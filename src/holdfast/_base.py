@@ -220,8 +220,13 @@ def canonical(path: str) -> str:
 def create_parents(path: str) -> None:
     """Create the directory of a lock file, if it is missing."""
     directory = os.path.dirname(path)
-    if directory:
+    if not directory:
+        return
+    try:
         os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        text = f"the directory of the lock file cannot be created ({error.strerror}); create it or choose another path"
+        raise OSError(error.errno, text, directory) from None
 
 
 class _SingletonMeta(type):

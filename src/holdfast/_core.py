@@ -171,7 +171,7 @@ _OUTCOMES: dict[int, tuple[int, str]] = {
     ),
     -errno.ENOENT: (
         errno.ENOENT,
-        "the directory of the lock file does not exist and could not be created; create it or choose another path",
+        "the directory of the lock file has gone; create it or choose another path",
     ),
     -errno.ENOTDIR: (errno.ENOTDIR, "a part of the lock path before the last is not a directory; choose another path"),
     -errno.EMFILE: (
