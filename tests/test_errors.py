@@ -562,13 +562,14 @@ def test_a_system_with_too_many_open_files(path):
 
 
 @posix_only
-def test_an_unlock_that_is_refused_is_reported_and_the_lock_is_free_all_the_same(path):
+@pytest.mark.parametrize("way", ["release", "the end of a with block"])
+def test_an_unlock_that_is_refused_is_reported_and_the_lock_is_free_all_the_same(path, way):
     code = """
         import errno
         from holdfast import FileLock
         from holdfast._native import ffi, lib
         lock = FileLock(args[0])
-        lock.acquire()
+        lock.__enter__()
         @ffi.callback("int(*)(int, int)")
         def refuse(*_):
             ffi.errno = errno.EIO
@@ -576,7 +577,10 @@ def test_an_unlock_that_is_refused_is_reported_and_the_lock_is_free_all_the_same
         real = lib.hf_sys_get(b"flock")
         lib.hf_sys_set(b"flock", refuse)
         try:
-            lock.release()
+            if args[1] == "release":
+                lock.release()
+            else:
+                lock.__exit__(None, None, None)
         except OSError as error:
             say(error.errno)
             say(error)
@@ -586,7 +590,7 @@ def test_an_unlock_that_is_refused_is_reported_and_the_lock_is_free_all_the_same
         with lock:
             say("usable")
     """
-    with Child(code, path) as child:
+    with Child(code, path, way) as child:
         child.expect(str(errno.EIO))
         assert path in child.hear()
         child.expect("0")

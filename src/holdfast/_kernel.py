@@ -32,7 +32,9 @@ class KernelLock(BaseLock):
     _core: Lock = None  # until there is one
 
     def release(self, force: bool = False) -> None:
-        rc = self._release_all() if force else release(self._core)
+        self._check_release(self._release_all() if force else release(self._core))
+
+    def _check_release(self, rc: int) -> None:
         if rc < 0 and rc != NOT_HELD:
             raise error(rc, self._lock_file)
 

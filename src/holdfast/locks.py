@@ -119,8 +119,9 @@ class FileLock(KernelLock, BaseFileLock):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if release(self._core) < 0:
-            self.release()
+        rc = release(self._core)
+        if rc < 0:
+            self._check_release(rc)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
