@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 Cycle = Callable[[], object]
@@ -57,44 +58,36 @@ def portalocker(path: str) -> Pair:
     return lock.acquire, lock.release
 
 
-def new_holdfast(path: str) -> Cycle:
-    from holdfast import FileLock
-
+def _with_new(make: Callable[[str], AbstractContextManager[object]], path: str) -> Cycle:
     def cycle() -> None:
-        with FileLock(path):
+        with make(path):
             pass
 
     return cycle
+
+
+def new_holdfast(path: str) -> Cycle:
+    from holdfast import FileLock
+
+    return _with_new(FileLock, path)
 
 
 def new_filelock(path: str) -> Cycle:
     from filelock import FileLock
 
-    def cycle() -> None:
-        with FileLock(path):
-            pass
-
-    return cycle
+    return _with_new(FileLock, path)
 
 
 def new_portalocker(path: str) -> Cycle:
     from portalocker import Lock
 
-    def cycle() -> None:
-        with Lock(path):
-            pass
-
-    return cycle
+    return _with_new(Lock, path)
 
 
 def new_fasteners(path: str) -> Cycle:
     from fasteners import InterProcessLock
 
-    def cycle() -> None:
-        with InterProcessLock(path):
-            pass
-
-    return cycle
+    return _with_new(InterProcessLock, path)
 
 
 HELD: dict[str, Callable[[str], Pair]] = {
