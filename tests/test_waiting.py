@@ -319,6 +319,9 @@ def test_a_signal_handler_may_use_the_lock_that_is_being_waited_for(path):
 
 
 @posix_only
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 runs handlers between a call's return and its caller's next step"
+)
 def test_acquire_holds_nothing_when_a_signal_handler_makes_it_raise(path):
     """The signal comes at any moment of an acquire() that needs no waiting."""
     code = """
