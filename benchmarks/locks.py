@@ -104,13 +104,16 @@ def costs(folder: Path, rounds: int) -> Report:
 Maker = Callable[[str], contenders.Pair]
 
 
-def hand_off(make: Maker, path: str, times: int) -> list[float]:
+def hand_off(make: Maker, path: str, times: int, cpus: list[int] | None = None) -> list[float]:
     """Seconds from a release in one process to the acquisition by another that was waiting for it."""
     released = multiprocessing.Value("d", lock=False)
     go, waiting, done = (multiprocessing.Semaphore(0) for _ in range(3))
     samples: multiprocessing.SimpleQueue[list[float]] = multiprocessing.SimpleQueue()
-    process = multiprocessing.Process(target=_take_over, args=(make, path, times, released, go, waiting, done, samples))
+    process = multiprocessing.Process(
+        target=_take_over, args=(make, path, times, released, go, waiting, done, samples, cpus)
+    )
     process.start()
+    everywhere = stay_on(cpus[0]) if cpus else None
     acquire, release = make(path)
     for _ in range(times):
         acquire()
@@ -122,10 +125,26 @@ def hand_off(make: Maker, path: str, times: int) -> list[float]:
         done.acquire()
     delays = samples.get()
     process.join()
+    if everywhere:
+        os.sched_setaffinity(0, everywhere)
     return delays
 
 
-def _take_over(make: Maker, path: str, times: int, released, go, waiting, done, samples) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def stay_on(cpu: int) -> set[int]:
+    """Stay on one CPU. Returns those that were allowed before."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    return before
+
+
+def hand_off_between_cpus(make: Maker, path: str, times: int) -> list[float]:
+    """The same, with the two processes on a CPU each: else the scheduler often runs both on one, in turns."""
+    return hand_off(make, path, times, sorted(os.sched_getaffinity(0))[:2])
+
+
+def _take_over(make: Maker, path: str, times: int, released, go, waiting, done, samples, cpus) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    if cpus:
+        stay_on(cpus[1])
     acquire, release = make(path)
     delays = []
     for _ in range(times):
@@ -275,6 +294,10 @@ def main() -> None:
         }
         report["hand-off"] = found = latencies(hand_off, waiting, folder, max(1, rounds // 8))
         show_latencies("hand-off between processes", found)
+        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
+            found = latencies(hand_off_between_cpus, makers, folder, max(1, rounds // 8))
+            report["hand-off between CPUs"] = found
+            show_latencies("hand-off between processes on two CPUs", found)
         report["against a hog"] = found = latencies(against_a_hog, makers, folder, max(1, rounds // 8))
         show_latencies("waiting for a hog", found)
 
