@@ -77,6 +77,19 @@ class Child:
             stream.close()
 
 
+# A signal handler that raises Alarm, once each time it has been armed.
+ALARMS = """
+import signal
+class Alarm(Exception): pass
+armed = False
+def alarm(*_):
+    global armed
+    if armed:
+        armed = False
+        raise Alarm
+signal.signal(signal.SIGALRM, alarm)
+"""
+
 HOLD = """
     from holdfast import FileLock
     with FileLock(args[0]):

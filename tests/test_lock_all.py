@@ -551,3 +551,12 @@ def test_without_the_variable_nothing_is_watched(run, debug):
 
 def test_order_may_be_one_word_of_several(run):
     assert "LockOrderError" in run("with a, b: pass\nwith b, a: pass\n", "other,order")
+
+
+def test_a_timeout_keeps_what_the_missing_lock_had_to_say(tmp_path):
+    path = tmp_path / "foreign.lock"
+    path.touch()
+    with pytest.raises(Timeout) as caught:
+        lock_all(SoftFileLock(path), timeout=0.01)
+    assert "within 0.01 seconds" in str(caught.value)
+    assert "names no owner" in str(caught.value)

@@ -9,6 +9,7 @@ import pickle
 import signal
 import stat
 import sys
+import textwrap
 import threading
 import time
 from contextlib import suppress
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from conftest import linux_only, posix_only
 from holdfast import SoftFileLock, Timeout
-from support import PATIENCE, Child, eventually, in_another_thread
+from support import ALARMS, PATIENCE, Child, eventually, in_another_thread
 
 HOLD = """
     from holdfast import SoftFileLock
@@ -1273,16 +1274,8 @@ def test_a_path_that_names_a_directory_by_its_slash_is_refused(tmp_path):
 def test_a_signal_handler_that_raises_leaves_neither_a_marker_nor_a_hold(path):
     """The signal comes at any moment of acquiring and releasing."""
     code = """
-        import random, signal
+        import random
         from holdfast import SoftFileLock
-        class Alarm(Exception): pass
-        armed = False
-        def alarm(*_):
-            global armed
-            if armed:
-                armed = False
-                raise Alarm
-        signal.signal(signal.SIGALRM, alarm)
         lock = SoftFileLock(args[0])
         interrupted = 0
         while interrupted < 300:
@@ -1309,7 +1302,7 @@ def test_a_signal_handler_that_raises_leaves_neither_a_marker_nor_a_hold(path):
                     lock.release(force=True)
         say("done")
     """
-    with Child(code, path) as child:
+    with Child(ALARMS + textwrap.dedent(code), path) as child:
         child.expect("done")
 
 

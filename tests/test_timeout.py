@@ -313,9 +313,7 @@ def test_flock_1_as_the_holder(path):
         assert program.wait(PATIENCE) is not None
 
 
-@linux_only
-def test_a_lock_inherited_over_a_fork_has_the_child_as_its_holder_once_the_taker_is_dead(path):
-    code = """
+LEAVE_TO_A_CHILD = """
     import fcntl
     fd = os.open(args[0], os.O_CREAT | os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
@@ -323,8 +321,12 @@ def test_a_lock_inherited_over_a_fork_has_the_child_as_its_holder_once_the_taker
         say(os.getpid())
         hear()
         os._exit(0)
-    """
-    with Child(code, path) as taker:
+"""
+
+
+@linux_only
+def test_a_lock_inherited_over_a_fork_has_the_child_as_its_holder_once_the_taker_is_dead(path):
+    with Child(LEAVE_TO_A_CHILD, path) as taker:
         heir = int(taker.hear())
         taker.join()
         assert holder(path).pid == heir
@@ -334,16 +336,7 @@ def test_a_lock_inherited_over_a_fork_has_the_child_as_its_holder_once_the_taker
 
 @linux_only
 def test_a_lock_inherited_over_a_fork_does_not_have_a_zombie_as_its_holder(path):
-    code = """
-    import fcntl
-    fd = os.open(args[0], os.O_CREAT | os.O_RDWR)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    if os.fork() == 0:
-        say(os.getpid())
-        hear()
-        os._exit(0)
-    """
-    with Child(code, path) as taker:
+    with Child(LEAVE_TO_A_CHILD, path) as taker:
         heir = int(taker.hear())
         os.waitid(os.P_PID, taker.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
         try:

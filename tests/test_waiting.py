@@ -17,6 +17,7 @@ import pytest
 from conftest import linux_only, posix_only
 from holdfast import FileLock, Timeout, holders
 from support import (
+    ALARMS,
     PATIENCE,
     WAITS_IN_KERNEL,
     Child,
@@ -325,16 +326,8 @@ def test_a_signal_handler_may_use_the_lock_that_is_being_waited_for(path):
 def test_acquire_holds_nothing_when_a_signal_handler_makes_it_raise(path):
     """The signal comes at any moment of an acquire() that needs no waiting."""
     code = """
-        import random, signal
+        import random
         from holdfast import FileLock
-        class Alarm(Exception): pass
-        armed = False
-        def alarm(*_):
-            global armed
-            if armed:
-                armed = False
-                raise Alarm
-        signal.signal(signal.SIGALRM, alarm)
         lock = FileLock(args[0])
         interrupted = 0
         while interrupted < 1000:
@@ -352,7 +345,7 @@ def test_acquire_holds_nothing_when_a_signal_handler_makes_it_raise(path):
                     lock.release()
         say("done")
     """
-    with Child(code, path) as child:
+    with Child(ALARMS + textwrap.dedent(code), path) as child:
         child.expect("done")
 
 

@@ -12,7 +12,8 @@ typedef int hf__file;
 typedef pthread_mutex_t hf__mutex;
 typedef pthread_key_t hf__key;
 
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+/* The others among the BSDs have had EVFILT_USER for too short a time. */
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__DragonFly__)
 #define HF__KQUEUE
 #endif
 

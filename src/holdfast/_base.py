@@ -89,6 +89,10 @@ class Timeout(TimeoutError):
             self._holders = [holder for holder in holders(self._lock_file) if not holder.waiting]
         return self._holders
 
+    def _within(self, timeout: float) -> Timeout:
+        """The same, of an attempt that was allowed to take this long and of which this one was the last part."""
+        return Timeout(self._lock_file, self._holder, timeout=timeout, holders=self.holders, otherwise=self._otherwise)
+
     def __str__(self) -> str:
         waited = self._timeout is not None and self._timeout > 0
         within = f" within {self._timeout:g} seconds" if waited else ""
@@ -289,6 +293,11 @@ class BaseLock(metaclass=_SingletonMeta):
         """How often the lock has been acquired and not released yet."""
         raise NotImplementedError
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether the lock is held: by this thread, or with thread_local=False by any."""
+        return self.lock_counter > 0
+
     def release(self, force: bool = False) -> None:
         """Undo one acquisition; with `force` all of them. Does nothing when the lock is not held.
 
@@ -485,11 +494,6 @@ class BaseFileLock(BaseLock, Decorator):
     def close(self) -> None:
         """Release the lock, however often it was acquired, and close its descriptors. It can be acquired again."""
         raise NotImplementedError
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether the lock is held: by this thread, or with thread_local=False by any."""
-        return self.lock_counter > 0
 
     @property
     def mode(self) -> int:

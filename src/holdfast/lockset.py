@@ -72,7 +72,7 @@ class LockSet:
                 try:
                     lock.acquire(left, blocking=True)
                 except Timeout as missing:
-                    raise Timeout(missing.lock_file, timeout=timeout, holders=missing.holders) from None
+                    raise missing._within(timeout) from None
                 self._held.append(lock)
         except BaseException:
             self.release()

@@ -91,11 +91,6 @@ class ReadWriteLock(KernelLock):
         """
         return Held(self, EXCLUSIVE, timeout, blocking)
 
-    @property
-    def is_locked(self) -> bool:
-        """Whether this thread holds the lock, for reading or for writing."""
-        return count(self._core) > 0
-
     def _acquire(self, how: int, timeout: float | None, *, blocking: bool | None) -> AcquireReturnProxy[Self]:
         if not (timeout is blocking is None):
             self._check_arguments(timeout, None, blocking)
