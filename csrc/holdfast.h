@@ -47,6 +47,10 @@
 #define HF_SYMLINK -1008       /* the path names a symbolic link, which is never followed */
 #define HF_NO_LOCKS -1009      /* the file system does not implement this kind of lock */
 #define HF_READ_ONLY -1010     /* this kind of lock needs a writable file, and the file is read-only for us */
+#define HF_FULL -1011          /* the log has reached its limits, and wants to be rotated first */
+#define HF_SYNC_FAILED -1012   /* what this log wrote did not reach the disk, so it writes no more */
+#define HF_CLOSED -1013        /* the log was closed */
+#define HF_NOT_DURABLE -1014   /* done, but not known to be on the disk */
 
 /* How a lock is held. */
 #define HF_EXCLUSIVE 0
@@ -179,6 +183,105 @@ int hf_marker_remove(hf_marker *marker, int alone);
 
 /* Close the marker and free it; its file stays. The pointer is NULL from then on, and may be so before. */
 void hf_marker_close(hf_marker **marker);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Replacing files: a new file, written under another name in the same directory, takes the place of an old one, whole.
+ */
+
+#define HF_DURABLE 32    /* on the disk before it takes the place; and that it has, too */
+#define HF_NO_REPLACE 64 /* only where there is no file yet */
+
+/* Create the file `path`, which must not exist, with the permissions `mode` less the umask, for writing. `opened` is a
+   descriptor, on Windows a handle, and the caller's; on failure it is unchanged. -EEXIST when there is one. */
+int hf_create(const char *path, unsigned mode, int64_t *opened);
+
+/* Put the file `scratch`, which is open as `file`, in the place of `path`. It takes over owner, group, extended attributes
+   (with them access control lists) and permissions of the file it replaces, as far as we are allowed to give them, and
+   otherwise never lets anybody do more with it. 0; -EEXIST with HF_NO_REPLACE; HF_NOT_A_FILE when there is something else
+   at `path`; on Windows HF_BUSY or -EACCES while somebody has the old file open; or an error. Then nothing has changed, and
+   the file `scratch` is the caller's to remove. HF_NOT_DURABLE: it is in its place, but a power cut may undo that. */
+int hf_replace(int64_t file, const char *scratch, const char *path, int flags);
+
+/* Remove the file `path`. */
+int hf_remove(const char *path);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Logs: files that many processes append to.
+ *
+ * The lock is on the file itself (on Windows on a byte beyond any data), is taken for each append, and is given back
+ * before the call returns. What is appended goes to the file that the path names at that moment, whole or not at all,
+ * and begins a line: if somebody was killed in the middle of his, a newline comes first.
+ *
+ * Threads take turns in one log. It has one descriptor, which stays open. After fork() the child's log has none, and opens
+ * its own.
+ */
+typedef struct hf_log hf_log;
+
+/* What is appended has to reach the disk: the file is not given up, because it was rotated for example, before it is
+   synced. */
+#define HF_SYNCED 16
+
+/* A log of the file `path`, which is opened, and created with the permissions `mode` if need be, when it is first needed.
+   `flags` are HF_EXACT_MODE, HF_SYNCED. hf_log_append() is to refuse what would make the file longer than `max_bytes`, or
+   to append to one older than `max_age` nanoseconds; 0 is no limit. Copies `path`. NULL when there is no memory. */
+hf_log *hf_log_new(hf_pool *pool, const char *path, unsigned mode, int flags, int64_t max_bytes, int64_t max_age);
+
+/* Close the log and free it. No thread is inside a call on it. NULL is allowed. */
+void hf_log_free(hf_log *log);
+
+/* Append lines, the last of which ends with a newline, if that needs no waiting. 0; HF_BUSY, when another process or
+   thread is at work; HF_FULL; HF_SYNC_FAILED; HF_CLOSED; HF_SELF_DEADLOCK, when this thread has locked the log; or an
+   error, of opening and locking as from hf_try(), or of writing. Whatever it is, nothing was appended then: what had been
+   written of the lines is taken back. (Where even that fails, the next to append ends the line that was begun.)
+   `records` says how many there are, for the counts. */
+int hf_log_append(hf_log *log, const char *lines, size_t length, size_t records);
+
+/* The same, waiting as hf_wait() does. */
+int hf_log_append_wait(hf_log *log, const char *lines, size_t length, size_t records, int64_t began, int64_t deadline,
+                       int64_t poll, hf_waiter *waiter);
+
+/* Lock the log, for this thread and process alone; results as above. The log is not to be appended to meanwhile. */
+int hf_log_try(hf_log *log);
+int hf_log_wait(hf_log *log, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter);
+
+/* Unlock it: 0, or -EPERM when this thread has not locked it. */
+int hf_log_unlock(hf_log *log);
+
+/* With the log locked: whether this many bytes would be refused with HF_FULL. 0, 1, or an error. */
+int hf_log_is_full(hf_log *log, size_t length);
+
+/* With the log locked: give its file the name `to`, which must be free (else -EEXIST). The next append, by whatever
+   process, creates a new file. */
+int hf_log_move(hf_log *log, const char *to);
+
+/* How many times the log was appended to. */
+uint64_t hf_log_written(hf_log *log);
+
+/* Have the first `appends` appends reach the disk, and the file's name, too. (Without HF_SYNCED, those to the file that the
+   path names now.) Threads share syncs: one that began after the last of these appends was done will do. 0;
+   HF_INTERRUPTED, after a while of waiting for another thread's sync, for the caller to run his signal handlers; or
+   HF_SYNC_FAILED. After a failed sync the log appends no more: what the system could not write it has forgotten, and a
+   second attempt would seem to succeed. */
+int hf_log_sync(hf_log *log, uint64_t appends);
+
+/* The error of the sync that failed, or 0. */
+int hf_log_failure(hf_log *log);
+
+/* Close the file, after syncing it if HF_SYNCED says so. Every later call that needs it returns HF_CLOSED. 0, HF_BUSY when
+   another thread is inside, or HF_SYNC_FAILED. */
+int hf_log_close(hf_log *log);
+
+/* What the log has done: records appended and their bytes; waits, and how long they took; torn lines that were ended;
+   syncs; moves. */
+typedef struct {
+    uint64_t records, bytes, waits, waited, longest_wait, torn, syncs, moves;
+} hf_log_counts;
+
+hf_log_counts hf_log_count(hf_log *log);
+
+/* Open a regular file to read it, so that others may append to it, rename and remove it meanwhile. A link is followed.
+   `opened` is a descriptor, on Windows a handle, and the caller's. */
+int hf_open_to_read(const char *path, int64_t *opened);
 
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Processes and time.

@@ -31,30 +31,38 @@ static inline bool hf__same_file(const hf__identity *a, const hf__identity *b) {
 
 /* file.c: lock files. hf__file and HF__NO_FILE come from platform.h. */
 
-/* Open a regular file to lock it, and create it with `mode` (exactly, or less the umask) if it is missing. Never follows
-   a link in the last component, never blocks, never truncates, is never inherited by another program. A file that may
-   only be read is opened for reading. */
-int hf__file_open(const char *path, unsigned mode, bool exact_mode, hf__file *file, hf__identity *identity);
+/* A flag of locks beside those of holdfast.h: the file does not only stand for the lock but holds data, to be appended to.
+   It may be renamed and removed while it is open. */
+#define HF__DATA 0x100
+
+/* Open a regular file to lock it, and create it with `mode` (HF_EXACT_MODE: exactly, else less the umask) if it is
+   missing. Never follows a link in the last component, never blocks, never truncates, is never inherited by another
+   program. A file that may only be read is opened for reading, unless it is for data. */
+int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf__identity *identity);
 
 /* Close a file. Errors of close() say nothing about the lock, which is gone, and it must not be called again. */
 void hf__file_close(hf__file file);
 
-/* Whether `path` names the open file `identity`. */
-bool hf__file_is_at(const char *path, const hf__identity *identity);
+/* Whether `path` names the open file `identity`, and if so the size of the file. */
+bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size);
+
+/* Have the directory that the file `path` is in reach the disk, and with it the names in it. Where directories cannot be
+   synced that is no error: there is nothing better to be done. */
+int hf__directory_sync(const char *path);
 
 /* kernlock.c: the kernel's locks on an open file. */
 
 /* Take the lock if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
-int hf__lock_try(hf__file file, int how, bool ofd);
+int hf__lock_try(hf__file file, int how, int flags);
 
 /* Give it back. */
-int hf__lock_drop(hf__file file, bool ofd);
+int hf__lock_drop(hf__file file, int flags);
 
 /* wait.c: the kernel's wait for a lock. */
 typedef struct {
     hf__file file;
     int how;
-    bool ofd;
+    int flags;
     int64_t until;
     int64_t poll;
     hf_waiter *waiter;
@@ -81,6 +89,13 @@ void hf__mutex_init(hf__mutex *mutex);
 void hf__mutex_destroy(hf__mutex *mutex);
 void hf__mutex_lock(hf__mutex *mutex);
 void hf__mutex_unlock(hf__mutex *mutex);
+
+/* Threads that wait, with the mutex held but for the wait itself, for another to wake all of them, or until hf_now() is
+   `until`. hf__condition comes from platform.h. */
+void hf__condition_init(hf__condition *condition);
+void hf__condition_destroy(hf__condition *condition);
+void hf__condition_wait(hf__condition *condition, hf__mutex *mutex, int64_t until);
+void hf__condition_wake(hf__condition *condition);
 
 /* The system's number of the calling thread, which is also Python's. A later thread may get the same. */
 uint64_t hf__thread_number(void);
@@ -109,6 +124,27 @@ int hf__marker_publish(const char *path, const char *scratch, const hf__record *
 int hf__marker_open(const char *path, hf__file *file, hf__identity *identity);
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age);
 int hf__marker_remove(const char *path, hf__file file, const hf__identity *identity, bool alone);
+
+/* data.c: files that hold data. */
+
+/* The byte before the end of a file of this size, or an error. */
+int hf__data_last_byte(hf__file file, int64_t size);
+
+/* Append all of it, or fail; `written` then is how much was appended all the same. */
+int hf__data_append(hf__file file, const char *data, size_t length, int64_t *written);
+
+/* Make the file as long as it was, if what it grew by is what was written: else somebody else has written behind it. */
+void hf__data_roll_back(hf__file file, int64_t size, int64_t written);
+
+/* Have what was written reach the disk. */
+int hf__data_sync(hf__file file);
+
+/* When the file was created, or as early as can be told, and what time it is, in nanoseconds of the system's clock. */
+int hf__data_born(hf__file file, int64_t *born);
+int64_t hf__data_clock(void);
+
+/* Rename a file, unless there is one of the new name: then -EEXIST. */
+int hf__data_rename(const char *from, const char *to);
 
 /* sys.c: the table of system calls, in which each side has its own. A list of its entries ends with a name of NULL. */
 typedef struct {
@@ -148,7 +184,9 @@ typedef struct hf__hold {
     hf_lock *lock;
     hf__thread *thread;
     hf__file file;
+    hf__file syncing; /* the file, while another thread syncs it; if it is given up meanwhile, that thread closes it */
     hf__identity identity;
+    int64_t size; /* of the file, when it was locked */
     int how;
     int count;
     hf__state state;
@@ -156,11 +194,31 @@ typedef struct hf__hold {
 
 struct hf_lock {
     hf_pool *pool;
+    hf_log *log;    /* whose lock it is, or NULL */
     hf__hold first; /* the rest, for further threads that hold it at the same time, are allocated */
     unsigned mode;
     int flags;
     char path[];
 };
+
+/* lock.c, for log.c: a BUSY hold is the caller's alone, and these do with it what they say. */
+
+/* Lock the file, if that needs no waiting. */
+int hf__hold_take(hf__hold *hold);
+
+/* Lock the file, waiting until `order` says and with HF_FOREVER as the deadline seeing to it that the thread does not wait
+   for itself. */
+int hf__hold_wait(hf__hold *hold, hf__wait_order *order, int64_t deadline);
+
+/* What a wait of the caller's is to be like in this turn, and what its result means to the caller. */
+hf__wait_order hf__hold_order(int how, int flags, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter);
+int hf__hold_waited(int rc, const hf__wait_order *order, int64_t deadline);
+
+/* Give up the lock and the file. */
+int hf__hold_discard(hf__hold *hold);
+
+/* log.c: what was written to the file that is about to be given up reaches the disk, if it has to. */
+void hf__log_before_discard(hf_log *log);
 
 /* pool.c */
 typedef struct {

@@ -22,7 +22,7 @@ hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags) 
     lock->mode = mode;
     lock->flags = flags;
     lock->first.lock = lock;
-    lock->first.file = HF__NO_FILE;
+    lock->first.file = lock->first.syncing = HF__NO_FILE;
     return lock;
 }
 
@@ -47,7 +47,7 @@ static hf__hold *spare_hold(hf_lock *lock) {
             spare = hold;
     if (spare == NULL && (spare = calloc(1, sizeof *spare)) != NULL) {
         spare->lock = lock;
-        spare->file = HF__NO_FILE;
+        spare->file = spare->syncing = HF__NO_FILE;
         spare->sibling = lock->first.sibling;
         lock->first.sibling = spare;
     }
@@ -131,7 +131,7 @@ static int open_file(hf__hold *hold) {
 
         hf__file file;
         hf__identity identity;
-        int rc = hf__file_open(lock->path, lock->mode, lock->flags & HF_EXACT_MODE, &file, &identity);
+        int rc = hf__file_open(lock->path, lock->mode, lock->flags, &file, &identity);
         if ((rc == -EMFILE || rc == -ENFILE) && hf__pool_evict(pool))
             continue;
         if (rc != 0)
@@ -154,39 +154,43 @@ static int open_file(hf__hold *hold) {
 
 /* Give the lock and the file of a BUSY hold up. Unlocking comes first: a program that another thread is starting at
    this moment has a copy of the descriptor until it runs, and closing ours would not release the lock till then. */
-static int discard_file(hf__hold *hold) {
+int hf__hold_discard(hf__hold *hold) {
     hf_pool *pool = hold->lock->pool;
-    int rc = hf__lock_drop(hold->file, hold->lock->flags & HF_OFD);
+    int rc = hf__lock_drop(hold->file, hold->lock->flags);
+    if (hold->lock->log != NULL)
+        hf__log_before_discard(hold->lock->log);
     hf__mutex_lock(&pool->mutex);
     hf__file file = hold->file;
     hold->file = HF__NO_FILE;
+    bool in_use = hold->syncing == file;
     hf__mutex_unlock(&pool->mutex);
-    hf__file_close(file);
+    if (!in_use)
+        hf__file_close(file);
     return rc;
 }
 
 /* Whether a lock just taken is the lock the path stands for. If somebody moved or removed the file before we had it,
    the next one to come locks another file: then give this one up. */
 static bool confirm(hf__hold *hold) {
-    if (hf__file_is_at(hold->lock->path, &hold->identity))
+    if (hf__file_is_at(hold->lock->path, &hold->identity, &hold->size))
         return true;
-    discard_file(hold);
+    hf__hold_discard(hold);
     return false;
 }
 
 /* Lock the file of a BUSY hold, if that needs no waiting. */
-static int take(hf__hold *hold) {
+int hf__hold_take(hf__hold *hold) {
     for (int replaced = 0; replaced < REPLACED_TOO_OFTEN; replaced++) {
         if (hold->file == HF__NO_FILE) {
             int rc = open_file(hold);
             if (rc != 0)
                 return rc;
         }
-        int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags & HF_OFD);
+        int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags);
         if (rc == HF_BUSY)
             return rc;
         if (rc != 0) {
-            discard_file(hold); /* what was wrong may be mended, by a permission for example: then open it anew */
+            hf__hold_discard(hold); /* what was wrong may be mended, by a permission for example: then open it anew */
             return rc;
         }
         if (confirm(hold))
@@ -204,7 +208,7 @@ int hf_try(hf_lock *lock, int how) {
     int rc = claim(lock, how, &hold);
     if (rc != 0 || hold == NULL)
         return rc;
-    rc = take(hold);
+    rc = hf__hold_take(hold);
     settle(hold, rc == 0);
     return rc;
 }
@@ -260,11 +264,11 @@ static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kerne
     return rc == 0 ? HF_BUSY : rc;
 }
 
-static int wait_for(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
+int hf__hold_wait(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
     bool in_kernel = !(hold->lock->pool->flags & HF_POLL_ONLY);
     int64_t nap = FIRST_NAP;
     int rc;
-    while ((rc = take(hold)) == HF_BUSY) {
+    while ((rc = hf__hold_take(hold)) == HF_BUSY) {
         if (deadline == HF_FOREVER && waits_for_itself(hold))
             return HF_SELF_DEADLOCK;
         if (hf_now() >= order->until)
@@ -278,20 +282,28 @@ static int wait_for(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
     return rc;
 }
 
-int hf_wait(hf_lock *lock, int how, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter) {
+hf__wait_order hf__hold_order(int how, int flags, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter) {
     int64_t now = hf_now(), turn_ends = now + hf__wait_turn(now - began);
-    hf__wait_order order = {.how = how,
-                            .ofd = lock->flags & HF_OFD,
+    return (hf__wait_order){.how = how,
+                            .flags = flags,
                             .until = turn_ends < deadline ? turn_ends : deadline,
                             .poll = poll > FIRST_NAP ? poll : FIRST_NAP,
                             .waiter = waiter};
+}
+
+int hf__hold_waited(int rc, const hf__wait_order *order, int64_t deadline) {
+    return rc == HF_TIMED_OUT && order->until < deadline ? HF_INTERRUPTED : rc;
+}
+
+int hf_wait(hf_lock *lock, int how, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter) {
+    hf__wait_order order = hf__hold_order(how, lock->flags, began, deadline, poll, waiter);
     hf__hold *hold;
     int rc = claim_in_turn(lock, &order, &hold);
     if (rc == 0 && hold != NULL) {
-        rc = wait_for(hold, &order, deadline);
+        rc = hf__hold_wait(hold, &order, deadline);
         settle(hold, rc == 0);
     }
-    return rc == HF_TIMED_OUT && order.until < deadline ? HF_INTERRUPTED : rc;
+    return hf__hold_waited(rc, &order, deadline);
 }
 
 int hf_count(hf_lock *lock) {
@@ -308,9 +320,9 @@ int hf_count(hf_lock *lock) {
 
 /* Unlock a BUSY hold. If the kernel refuses, closing the file does it. */
 static int unlock(hf__hold *hold) {
-    int rc = hf__lock_drop(hold->file, hold->lock->flags & HF_OFD);
+    int rc = hf__lock_drop(hold->file, hold->lock->flags);
     if (rc != 0)
-        discard_file(hold);
+        hf__hold_discard(hold);
     settle(hold, false);
     return rc;
 }

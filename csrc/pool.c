@@ -116,7 +116,7 @@ static void disown(hf__list *list, hf__hold *hold) {
     hf__list_remove(list, hold);
     if (hold->file != HF__NO_FILE)
         hf__file_close(hold->file);
-    hold->file = HF__NO_FILE;
+    hold->file = hold->syncing = HF__NO_FILE;
     hold->thread = NULL;
     hold->count = 0;
     hold->state = HF__IDLE;

@@ -130,7 +130,7 @@ def test_an_error_repeats_until_its_cause_is_gone(tmp_path):
 
 
 def test_an_empty_path_is_refused():
-    with pytest.raises(ValueError, match="the lock path is empty"):
+    with pytest.raises(ValueError, match="the path is empty"):
         FileLock("")
 
 

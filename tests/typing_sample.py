@@ -9,14 +9,23 @@ import holdfast
 from holdfast import (
     AcquireReturnProxy,
     BaseFileLock,
+    Damage,
+    DamagedLine,
     FileLock,
     Holder,
+    JsonlFile,
+    JsonlStats,
     LockSet,
     ReadWriteLock,
+    Records,
+    Report,
     SoftFileLock,
     Timeout,
+    atomic_write,
     holders,
     lock_all,
+    write_bytes,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +139,38 @@ def timeouts() -> None:
             assert_type(error.holders, list[Holder])
 
 
+def logs() -> None:
+    log = JsonlFile("m.jsonl", durable=0.5, max_bytes="10 MB", max_age=3600, backups=5, compress=True, mode=0o600)
+    log.append({"number": 1})
+    log.append_bytes(b'{"number": 2}')
+    assert_type(log.extend({"number": number} for number in range(3, 5)), int)
+    assert_type(log.rotate(), "str | None")
+    log.sync()
+    records = log.records(lambda record: record["number"] > 1, since=None, errors="skip")
+    assert_type(records, Records)
+    assert_type(records.checkpoint, str)
+    with log.follow(since=records.checkpoint, timeout=0) as more:
+        try:
+            assert [record["number"] for record in more] == [1, 2, 3, 4]
+        except DamagedLine as error:
+            assert_type(error.offset, int)
+    report = log.verify()
+    assert_type(report, Report)
+    assert_type(log.repair().damages, list[Damage])
+    assert_type(log.stats, JsonlStats)
+    assert_type(log.stats.longest_wait, float)
+    log.close()
+
+
+def replaced_files() -> None:
+    with atomic_write("n.txt") as text:
+        text.write("text")
+    with atomic_write("n.bin", "wb", durable=False, lock="git") as binary:
+        binary.write(b"bytes")
+    write_text("n.txt", "text", newline="\n", lock=True, timeout=1)
+    write_bytes("n.bin", bytearray(2), overwrite=True, dangling=True)
+
+
 if __name__ == "__main__":
     file_locks()
     assert_type(decorated(2, text="x"), list[str])
@@ -140,4 +181,6 @@ if __name__ == "__main__":
         assert_type(base, BaseFileLock)
         who("l.lock")
     timeouts()
+    logs()
+    replaced_files()
     assert_type(holdfast.__version__, str)

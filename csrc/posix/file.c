@@ -3,6 +3,7 @@
 #include "sys.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* O_NOFOLLOW: whoever can put a link at the path must not choose what we open or create.
    O_NONBLOCK: neither a FIFO nor another process's lease on the file makes open() hang.
@@ -41,8 +42,8 @@ int hf__open_safely(const char *path, int flags, unsigned mode) {
 }
 
 /* Create the file, which must not exist. */
-static int create(const char *path, unsigned mode, bool exact_mode) {
-    int fd = hf__open_safely(path, O_RDWR | O_CREAT | O_EXCL, mode);
+static int create(const char *path, int append, unsigned mode, bool exact_mode) {
+    int fd = hf__open_safely(path, O_RDWR | O_CREAT | O_EXCL | append, mode);
     /* Only the creator sets the mode. On a file system without permissions the attempt fails, and nothing is lost. */
     if (fd >= 0 && exact_mode)
         (void)hf__sys.fchmod(fd, mode);
@@ -51,12 +52,13 @@ static int create(const char *path, unsigned mode, bool exact_mode) {
 
 /* Open the file, or create it. Opening comes first: it is what nearly always works, and in a sticky directory O_CREAT is
    refused on a file of somebody else's. */
-static int open_or_create(const char *path, unsigned mode, bool exact_mode) {
+static int open_or_create(const char *path, unsigned mode, int flags) {
+    const int append = flags & HF__DATA ? O_APPEND : 0;
     for (;;) {
-        int fd = hf__open_safely(path, O_RDWR, 0);
+        int fd = hf__open_safely(path, O_RDWR | append, 0);
         if (fd >= 0)
             return fd;
-        if (errno == EACCES || errno == EROFS || errno == EPERM) {
+        if (!(flags & HF__DATA) && (errno == EACCES || errno == EROFS || errno == EPERM)) {
             int error = errno;
             fd = hf__open_safely(path, O_RDONLY, 0);
             if (fd < 0)
@@ -65,7 +67,7 @@ static int open_or_create(const char *path, unsigned mode, bool exact_mode) {
         }
         if (errno != ENOENT)
             return -1;
-        fd = create(path, mode, exact_mode);
+        fd = create(path, append, mode, flags & HF_EXACT_MODE);
         if (fd >= 0 || errno != EEXIST)
             return fd;
         /* Somebody created it meanwhile: open that. */
@@ -80,8 +82,8 @@ int hf__file_examine(int fd, hf__identity *identity) {
     return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
 }
 
-int hf__file_open(const char *path, unsigned mode, bool exact_mode, hf__file *file, hf__identity *identity) {
-    int fd = open_or_create(path, mode, exact_mode);
+int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf__identity *identity) {
+    int fd = open_or_create(path, mode, flags);
     if (fd < 0)
         return hf__open_error(errno);
     int rc = hf__file_examine(fd, identity);
@@ -96,10 +98,42 @@ void hf__file_close(hf__file file) {
     (void)hf__sys.close(file);
 }
 
-bool hf__file_is_at(const char *path, const hf__identity *identity) {
+bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size) {
     struct stat status;
     if (hf__sys.lstat(path, &status) != 0)
         return false;
+    *size = status.st_size;
     hf__identity found = identity_of(&status);
     return hf__same_file(&found, identity);
+}
+
+/* Whether an error says that this file system syncs no directories. */
+static bool syncs_no_directories(int error) {
+    return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP || error == EBADF ||
+           error == EACCES; /* one that may be written and searched but not read, cannot be opened */
+}
+
+int hf__directory_sync(const char *path) {
+    char directory[4096] = "./";
+    const char *slash = strrchr(path, '/');
+    size_t length = slash != NULL ? (size_t)(slash - path) + 1 : 2;
+    if (length >= sizeof directory)
+        return -ENAMETOOLONG;
+    if (slash != NULL)
+        memcpy(directory, path, length);
+    directory[length] = 0;
+    int fd;
+    do
+        fd = hf__sys.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    while (fd < 0 && errno == EINTR);
+    int rc = fd >= 0 ? 0 : -1;
+    if (fd >= 0) {
+        do
+            rc = hf__sys.fsync(fd);
+        while (rc != 0 && errno == EINTR);
+    }
+    int error = rc == 0 ? 0 : errno;
+    if (fd >= 0)
+        hf__file_close(fd);
+    return syncs_no_directories(error) ? 0 : -error;
 }

@@ -58,27 +58,27 @@ static int ofd_call(int fd, short type, bool wait) {
 #endif
 }
 
-int hf__lock_call(hf__file file, int how, bool ofd, bool wait) {
+int hf__lock_call(hf__file file, int how, int flags, bool wait) {
     int rc;
-    if (ofd)
+    if (flags & HF_OFD)
         rc = ofd_call(file, how == HF_SHARED ? F_RDLCK : F_WRLCK, wait);
     else
         rc = hf__sys.flock(file, (how == HF_SHARED ? LOCK_SH : LOCK_EX) | (wait ? 0 : LOCK_NB));
     return rc == 0 ? 0 : lock_error(errno);
 }
 
-int hf__lock_try(hf__file file, int how, bool ofd) {
+int hf__lock_try(hf__file file, int how, int flags) {
     int rc;
     do
-        rc = hf__lock_call(file, how, ofd, false);
+        rc = hf__lock_call(file, how, flags, false);
     while (rc == HF_INTERRUPTED); /* over the network even a try can be interrupted */
     return rc;
 }
 
-int hf__lock_drop(hf__file file, bool ofd) {
+int hf__lock_drop(hf__file file, int flags) {
     int rc;
     do
-        rc = ofd ? ofd_call(file, F_UNLCK, false) : hf__sys.flock(file, LOCK_UN);
+        rc = flags & HF_OFD ? ofd_call(file, F_UNLCK, false) : hf__sys.flock(file, LOCK_UN);
     while (rc != 0 && errno == EINTR);
     return rc == 0 ? 0 : -errno;
 }

@@ -10,6 +10,7 @@ typedef int hf__file;
 #define HF__NO_FILE (-1)
 
 typedef pthread_mutex_t hf__mutex;
+typedef pthread_cond_t hf__condition;
 typedef pthread_key_t hf__key;
 
 /* The others among the BSDs have had EVFILT_USER for too short a time. */

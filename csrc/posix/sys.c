@@ -9,6 +9,7 @@
 
 #ifdef __linux__
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid /* glibc before 2.35 lacks the name */
 #endif
@@ -29,6 +30,14 @@ static int sys_fcntl_lock(int fd, int command, struct flock *lock) {
     return fcntl(fd, command, lock);
 }
 
+static int sys_fsync(int fd) {
+#ifdef __APPLE__
+    return fcntl(fd, F_FULLFSYNC) == 0 ? 0 : fsync(fd); /* as below */
+#else
+    return fsync(fd);
+#endif
+}
+
 static int sys_fdatasync(int fd) {
 #ifdef __APPLE__
     /* There fsync() leaves the data in the drive's cache. Not every file system knows the other. */
@@ -36,6 +45,27 @@ static int sys_fdatasync(int fd) {
 #else
     return fdatasync(fd);
 #endif
+}
+
+/* When a file was created. */
+static int sys_birth_time(int fd, struct timespec *born) {
+#if defined(__linux__) && defined(SYS_statx) && defined(STATX_BTIME)
+    struct statx status;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &status) == 0 && (status.stx_mask & STATX_BTIME)) {
+        *born = (struct timespec){.tv_sec = (time_t)status.stx_btime.tv_sec, .tv_nsec = status.stx_btime.tv_nsec};
+        return 0;
+    }
+#elif defined(__APPLE__)
+    struct stat status;
+    if (fstat(fd, &status) == 0) {
+        *born = status.st_birthtimespec;
+        return 0;
+    }
+#else
+    (void)fd, (void)born;
+#endif
+    errno = ENOSYS;
+    return -1;
 }
 
 /* Give a file opened with O_TMPFILE a name. */
@@ -93,10 +123,23 @@ struct hf__sys hf__sys = {
     .fstat = fstat,
     .lstat = lstat,
     .fchmod = sys_fchmod,
+    .fchown = fchown,
+    .rename = rename,
+#ifdef __linux__
+    .listxattr = listxattr,
+    .getxattr = getxattr,
+    .fsetxattr = fsetxattr,
+#endif
+#ifdef __APPLE__
+    .fcopyfile = fcopyfile,
+#endif
     .read = read,
     .pread = pread,
     .write = write,
+    .ftruncate = ftruncate,
     .fdatasync = sys_fdatasync,
+    .fsync = sys_fsync,
+    .birth_time = sys_birth_time,
     .link = link,
     .link_unnamed = sys_link_unnamed,
     .rename_new = sys_rename_new,
@@ -128,10 +171,23 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(fstat),
     HF__SYS_ENTRY(lstat),
     HF__SYS_ENTRY(fchmod),
+    HF__SYS_ENTRY(fchown),
+    HF__SYS_ENTRY(rename),
+#ifdef __linux__
+    HF__SYS_ENTRY(listxattr),
+    HF__SYS_ENTRY(getxattr),
+    HF__SYS_ENTRY(fsetxattr),
+#endif
+#ifdef __APPLE__
+    HF__SYS_ENTRY(fcopyfile),
+#endif
     HF__SYS_ENTRY(read),
     HF__SYS_ENTRY(pread),
     HF__SYS_ENTRY(write),
+    HF__SYS_ENTRY(ftruncate),
     HF__SYS_ENTRY(fdatasync),
+    HF__SYS_ENTRY(fsync),
+    HF__SYS_ENTRY(birth_time),
     HF__SYS_ENTRY(link),
     HF__SYS_ENTRY(link_unnamed),
     HF__SYS_ENTRY(rename_new),

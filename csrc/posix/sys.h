@@ -11,6 +11,9 @@
 
 #include "platform.h"
 
+#ifdef __APPLE__
+#include <copyfile.h>
+#endif
 #ifdef HF__KQUEUE
 #include <sys/event.h>
 #endif
@@ -21,10 +24,23 @@ struct hf__sys {
     int (*fstat)(int fd, struct stat *status);
     int (*lstat)(const char *path, struct stat *status);
     int (*fchmod)(int fd, unsigned mode);
+    int (*fchown)(int fd, uid_t owner, gid_t group);
+    int (*rename)(const char *from, const char *to);
+#ifdef __linux__
+    ssize_t (*listxattr)(const char *path, char *list, size_t size);
+    ssize_t (*getxattr)(const char *path, const char *name, void *value, size_t size);
+    int (*fsetxattr)(int fd, const char *name, const void *value, size_t size, int flags);
+#endif
+#ifdef __APPLE__
+    int (*fcopyfile)(int from, int to, copyfile_state_t state, copyfile_flags_t what);
+#endif
     ssize_t (*read)(int fd, void *buffer, size_t size);
     ssize_t (*pread)(int fd, void *buffer, size_t size, off_t offset);
     ssize_t (*write)(int fd, const void *buffer, size_t size);
+    int (*ftruncate)(int fd, off_t size);
     int (*fdatasync)(int fd);
+    int (*fsync)(int fd);
+    int (*birth_time)(int fd, struct timespec *born);
     int (*link)(const char *from, const char *to);
     int (*link_unnamed)(int fd, const char *to);
     int (*rename_new)(const char *from, const char *to);

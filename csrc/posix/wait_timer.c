@@ -54,7 +54,7 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     int rc = hf__waiter_enter(order->waiter, timer);
     if (rc != 0)
         return rc;
-    rc = hf__lock_call(order->file, order->how, order->ofd, true);
+    rc = hf__lock_call(order->file, order->how, order->flags, true);
     int cancelled = hf__waiter_leave(order->waiter);
     if (rc != HF_INTERRUPTED)
         return rc;

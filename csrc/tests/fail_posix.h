@@ -39,10 +39,19 @@ FAILING_AFTERWARDS(int, close, (int fd), (fd))
 FAILING(int, fstat, (int fd, struct stat *status), (fd, status))
 FAILING(int, lstat, (const char *path, struct stat *status), (path, status))
 FAILING(int, fchmod, (int fd, unsigned mode), (fd, mode))
+FAILING(int, fchown, (int fd, uid_t owner, gid_t group), (fd, owner, group))
+FAILING(int, rename, (const char *from, const char *to), (from, to))
+FAILING(ssize_t, listxattr, (const char *path, char *list, size_t size), (path, list, size))
+FAILING(ssize_t, getxattr, (const char *path, const char *name, void *value, size_t size), (path, name, value, size))
+FAILING(int, fsetxattr, (int fd, const char *name, const void *value, size_t size, int flags),
+        (fd, name, value, size, flags))
 FAILING(ssize_t, read, (int fd, void *buffer, size_t size), (fd, buffer, size))
 FAILING(ssize_t, pread, (int fd, void *buffer, size_t size, off_t offset), (fd, buffer, size, offset))
 FAILING(ssize_t, write, (int fd, const void *buffer, size_t size), (fd, buffer, size))
+FAILING(int, ftruncate, (int fd, off_t size), (fd, size))
 FAILING(int, fdatasync, (int fd), (fd))
+FAILING(int, fsync, (int fd), (fd))
+FAILING(int, birth_time, (int fd, struct timespec *born), (fd, born))
 FAILING(int, link, (const char *from, const char *to), (from, to))
 FAILING(int, link_unnamed, (int fd, const char *to), (fd, to))
 FAILING(int, rename_new, (const char *from, const char *to), (from, to))
@@ -75,14 +84,37 @@ static const struct {
     void *function;
     void *real; /* where the function behind it is kept */
 } failing[] = {
-    ENTRY(open),          ENTRY(close),          ENTRY(fstat),
-    ENTRY(lstat),         ENTRY(fchmod),         ENTRY(read),
-    ENTRY(pread),         ENTRY(write),          ENTRY(fdatasync),
-    ENTRY(link),          ENTRY(link_unnamed),   ENTRY(rename_new),
-    ENTRY(unlink),        ENTRY(flock),          ENTRY(fcntl_lock),
-    ENTRY(sigaction),     ENTRY(thread_sigmask), ENTRY(clock_gettime),
-    ENTRY(nanosleep),     ENTRY(kill),           ENTRY(thread_timer_create),
-    ENTRY(timer_settime), ENTRY(timer_delete),
+    ENTRY(open),
+    ENTRY(close),
+    ENTRY(fstat),
+    ENTRY(lstat),
+    ENTRY(fchmod),
+    ENTRY(read),
+    ENTRY(fchown),
+    ENTRY(rename),
+    ENTRY(listxattr),
+    ENTRY(getxattr),
+    ENTRY(fsetxattr),
+    ENTRY(ftruncate),
+    ENTRY(birth_time),
+    ENTRY(fsync),
+    ENTRY(pread),
+    ENTRY(write),
+    ENTRY(fdatasync),
+    ENTRY(link),
+    ENTRY(link_unnamed),
+    ENTRY(rename_new),
+    ENTRY(unlink),
+    ENTRY(flock),
+    ENTRY(fcntl_lock),
+    ENTRY(sigaction),
+    ENTRY(thread_sigmask),
+    ENTRY(clock_gettime),
+    ENTRY(nanosleep),
+    ENTRY(kill),
+    ENTRY(thread_timer_create),
+    ENTRY(timer_settime),
+    ENTRY(timer_delete),
 };
 
 static bool can_fail(const char *name) {

@@ -83,35 +83,47 @@ HANDLE hf__file_create(const WCHAR *path, DWORD access, DWORD share, DWORD flags
     return file;
 }
 
-static HANDLE open_existing(const WCHAR *path, DWORD access) {
-    return hf__sys.CreateFileW(path, access, SHARE, NULL, OPEN_EXISTING, SAFELY, NULL);
+static HANDLE open_existing(const WCHAR *path, DWORD access, DWORD share) {
+    return hf__sys.CreateFileW(path, access, share, NULL, OPEN_EXISTING, SAFELY, NULL);
+}
+
+/* A file created in the place of one that was renamed a moment ago gets that one's time of creation ("tunneling"), and would
+   be as old. */
+static void set_birth(HANDLE file) {
+    FILETIME now;
+    hf__sys.GetSystemTimeAsFileTime(&now);
+    FILE_BASIC_INFO info = {.CreationTime = {.LowPart = now.dwLowDateTime, .HighPart = (LONG)now.dwHighDateTime}};
+    (void)hf__sys.SetFileInformationByHandle(file, FileBasicInfo, &info, sizeof info); /* the other times, 0, stay */
 }
 
 /* Open the file, or create it. Opening comes first: it is what nearly always works. */
-static int open_or_create(const WCHAR *path, unsigned mode, bool exact_mode, HANDLE *file) {
+static int open_or_create(const WCHAR *path, unsigned mode, int flags, HANDLE *file) {
+    const DWORD share = flags & HF__DATA ? HF__SHARE_ALL : SHARE;
     for (;;) {
-        *file = open_existing(path, GENERIC_READ | GENERIC_WRITE);
+        *file = open_existing(path, GENERIC_READ | GENERIC_WRITE, share);
         int rc = *file == INVALID_HANDLE_VALUE ? hf__open_error(path) : 0;
-        if (rc == -EACCES || rc == -EROFS) {
-            *file = open_existing(path, GENERIC_READ); /* enough for every kind of lock */
+        if (!(flags & HF__DATA) && (rc == -EACCES || rc == -EROFS)) {
+            *file = open_existing(path, GENERIC_READ, share); /* enough for every kind of lock */
             return *file == INVALID_HANDLE_VALUE ? rc : 0;
         }
         if (rc != -ENOENT)
             return rc;
-        *file = hf__file_create(path, GENERIC_READ | GENERIC_WRITE, SHARE, SAFELY, mode, exact_mode);
+        *file = hf__file_create(path, GENERIC_READ | GENERIC_WRITE, share, SAFELY, mode, flags & HF_EXACT_MODE);
         rc = *file == INVALID_HANDLE_VALUE ? hf__open_error(path) : 0;
+        if (rc == 0 && (flags & HF__DATA))
+            set_birth(*file);
         if (rc != -EEXIST)
             return rc;
         /* Somebody created it meanwhile: open that. */
     }
 }
 
-int hf__file_open(const char *path, unsigned mode, bool exact_mode, hf__file *file, hf__identity *identity) {
+int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf__identity *identity) {
     hf__path wide;
     HANDLE opened;
     int rc = hf__path_convert(path, &wide);
     if (rc == 0)
-        rc = open_or_create(wide.text, mode, exact_mode, &opened);
+        rc = open_or_create(wide.text, mode, flags, &opened);
     if (rc != 0)
         return rc;
     rc = hf__file_examine(opened, identity);
@@ -126,11 +138,11 @@ void hf__file_close(hf__file file) {
     (void)hf__sys.CloseHandle(file);
 }
 
-/* The file itself cannot have been removed or renamed: that takes a handle with DELETE access, which SHARE refuses on
-   every local file system. But a path is more than its last component. A junction, a link or a substituted drive above
+/* A lock file itself cannot have been removed or renamed: that takes a handle with DELETE access, which SHARE refuses on
+   every local file system. (A file with data can.) But a path is more than its last component. A junction, a link or a substituted drive above
    the file can be pointed elsewhere while it is open, and a file server may not keep to the rules. So look, by a handle
    without any access, which conflicts with nobody's. */
-bool hf__file_is_at(const char *path, const hf__identity *identity) {
+bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size) {
     hf__path wide;
     if (hf__path_convert(path, &wide) != 0)
         return false;
@@ -139,7 +151,18 @@ bool hf__file_is_at(const char *path, const hf__identity *identity) {
     if (there == INVALID_HANDLE_VALUE)
         return false;
     hf__identity found;
-    bool same = hf__file_identity(there, &found) == 0 && hf__same_file(&found, identity);
+    BY_HANDLE_FILE_INFORMATION info;
+    bool same = hf__file_identity(there, &found) == 0 && hf__same_file(&found, identity) &&
+                hf__sys.GetFileInformationByHandle(there, &info);
+    if (same)
+        *size = (int64_t)info.nFileSizeHigh << 32 | info.nFileSizeLow;
     hf__file_close(there);
     return same;
+}
+
+/* NTFS journals the names in a directory, and offers no way to wait for that but to flush the whole volume, which takes an
+   administrator. */
+int hf__directory_sync(const char *path) {
+    (void)path;
+    return 0;
 }

@@ -11,6 +11,7 @@ typedef HANDLE hf__file;
 #define HF__NO_FILE INVALID_HANDLE_VALUE
 
 typedef SRWLOCK hf__mutex;
+typedef CONDITION_VARIABLE hf__condition;
 typedef DWORD hf__key;
 
 /* How to end a wait: an event that it watches beside the lock. */

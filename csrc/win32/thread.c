@@ -1,4 +1,4 @@
-/* Mutexes and thread-specific pointers. */
+/* Mutexes, conditions and thread-specific pointers. */
 #include "../internal.h"
 #include "sys.h"
 
@@ -18,6 +18,23 @@ void hf__mutex_lock(hf__mutex *mutex) {
 
 void hf__mutex_unlock(hf__mutex *mutex) {
     ReleaseSRWLockExclusive(mutex);
+}
+
+void hf__condition_init(hf__condition *condition) {
+    InitializeConditionVariable(condition);
+}
+
+void hf__condition_destroy(hf__condition *condition) {
+    (void)condition; /* it owns nothing */
+}
+
+void hf__condition_wait(hf__condition *condition, hf__mutex *mutex, int64_t until) {
+    int64_t left = until - hf_now();
+    (void)SleepConditionVariableSRW(condition, mutex, left > 0 ? (DWORD)(left / 1000000 + 1) : 0, 0);
+}
+
+void hf__condition_wake(hf__condition *condition) {
+    WakeAllConditionVariable(condition);
 }
 
 /* The same for every key: the core makes its keys in one place. */

@@ -59,7 +59,7 @@ static int wait_with(HANDLE ended, HANDLE cancel, const hf__wait_order *order) {
     HANDLE events[] = {ended, cancel};
     OVERLAPPED overlapped = {.hEvent = ended};
     DWORD waited = WAIT_OBJECT_0;
-    rc = hf__lock_call(order->file, order->how, true, &overlapped);
+    rc = hf__lock_call(order->file, order->how, order->flags, true, &overlapped);
     if (rc == HF__PENDING) {
         waited = hf__sys.WaitForMultipleObjects(2, events, FALSE, milliseconds_until(order->until));
         /* `overlapped` must outlive the operation, and only its result tells whether the lock was granted after all:
@@ -102,15 +102,15 @@ static bool open_trial_file(HANDLE files[2]) {
 
 /* Whether a wait on files[1], for the lock that files[0] has, can be cancelled, and another one is granted. */
 static bool try_waiting(HANDLE files[2], OVERLAPPED trials[2]) {
-    if (hf__lock_try(files[0], HF_EXCLUSIVE, false) != 0)
+    if (hf__lock_try(files[0], HF_EXCLUSIVE, 0) != 0)
         return false;
-    if (hf__lock_call(files[1], HF_EXCLUSIVE, true, &trials[0]) != HF__PENDING ||
+    if (hf__lock_call(files[1], HF_EXCLUSIVE, 0, true, &trials[0]) != HF__PENDING ||
         !hf__sys.CancelIoEx(files[1], &trials[0]) ||
         hf__sys.WaitForSingleObject(trials[0].hEvent, LONG_ENOUGH) != WAIT_OBJECT_0 ||
         hf__lock_result(files[1], &trials[0]) != -ECANCELED)
         return false;
-    return hf__lock_call(files[1], HF_EXCLUSIVE, true, &trials[1]) == HF__PENDING &&
-           hf__lock_drop(files[0], false) == 0 &&
+    return hf__lock_call(files[1], HF_EXCLUSIVE, 0, true, &trials[1]) == HF__PENDING &&
+           hf__lock_drop(files[0], 0) == 0 &&
            hf__sys.WaitForSingleObject(trials[1].hEvent, LONG_ENOUGH) == WAIT_OBJECT_0 &&
            hf__lock_result(files[1], &trials[1]) == 0;
 }

@@ -1,4 +1,7 @@
-"""File locks between processes: fast, waiting in the kernel, never leaking.
+"""Files that many processes write, and locks between them: fast, safe, never leaking.
+
+>>> from holdfast import JsonlFile
+>>> JsonlFile("events.jsonl").append({"event": "started"})  # whole or not at all, from any number of processes
 
 >>> from holdfast import FileLock
 >>> with FileLock("app.lock", timeout=10):
@@ -12,8 +15,17 @@ if TYPE_CHECKING:
     from holdfast._base import AcquireReturnProxy as AcquireReturnProxy
     from holdfast._base import BaseFileLock as BaseFileLock
     from holdfast._base import Timeout as Timeout
+    from holdfast._damage import Damage as Damage
+    from holdfast._damage import Report as Report
     from holdfast._holders import Holder as Holder
     from holdfast._holders import holders as holders
+    from holdfast._reading import DamagedLine as DamagedLine
+    from holdfast._reading import Records as Records
+    from holdfast.atomic import atomic_write as atomic_write
+    from holdfast.atomic import write_bytes as write_bytes
+    from holdfast.atomic import write_text as write_text
+    from holdfast.jsonl import JsonlFile as JsonlFile
+    from holdfast.jsonl import JsonlStats as JsonlStats
     from holdfast.locks import FileLock as FileLock
     from holdfast.lockset import LockSet as LockSet
     from holdfast.lockset import lock_all as lock_all
@@ -25,27 +37,45 @@ __version__ = "0.1.0"
 _HOME = {
     "AcquireReturnProxy": "_base",
     "BaseFileLock": "_base",
+    "Damage": "_damage",
+    "DamagedLine": "_reading",
     "FileLock": "locks",
     "Holder": "_holders",
+    "JsonlFile": "jsonl",
+    "JsonlStats": "jsonl",
     "LockSet": "lockset",
     "ReadWriteLock": "rwlock",
+    "Records": "_reading",
+    "Report": "_damage",
     "SoftFileLock": "softlock",
     "Timeout": "_base",
+    "atomic_write": "atomic",
     "holders": "_holders",
     "lock_all": "lockset",
+    "write_bytes": "atomic",
+    "write_text": "atomic",
 }
 
 __all__ = [
     "AcquireReturnProxy",
     "BaseFileLock",
+    "Damage",
+    "DamagedLine",
     "FileLock",
     "Holder",
+    "JsonlFile",
+    "JsonlStats",
     "LockSet",
     "ReadWriteLock",
+    "Records",
+    "Report",
     "SoftFileLock",
     "Timeout",
+    "atomic_write",
     "holders",
     "lock_all",
+    "write_bytes",
+    "write_text",
 ]
 
 

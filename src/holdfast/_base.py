@@ -183,6 +183,19 @@ def resolve_timeout(timeout: float, blocking: bool) -> float:
     return -1.0 if timeout < 0 or timeout == float("inf") else timeout
 
 
+def default_timeout() -> float:
+    """How many seconds to wait for the lock of a file, where nobody said: 10, or what HOLDFAST_TIMEOUT says."""
+    text = os.environ.get("HOLDFAST_TIMEOUT")
+    if text is None:
+        return 10.0
+    try:
+        return resolve_timeout(float(text), True)
+    except ValueError:
+        raise ValueError(
+            f"the environment variable HOLDFAST_TIMEOUT must be a number of seconds, not {text!r}"
+        ) from None
+
+
 def resolve_poll_interval(poll_interval: float) -> float:
     """A polling interval, checked."""
     poll_interval = seconds("poll_interval", poll_interval)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     Lock: TypeAlias = Any  # cffi's pointers have no types of their own
+    Log: TypeAlias = Any
     Marker: TypeAlias = Any
     MarkerSlot: TypeAlias = Any
 
@@ -26,6 +27,10 @@ SELF_DEADLOCK: int = lib.HF_SELF_DEADLOCK
 NOT_A_FILE: int = lib.HF_NOT_A_FILE
 SYMLINK: int = lib.HF_SYMLINK
 NO_LOCKS: int = lib.HF_NO_LOCKS
+FULL: int = lib.HF_FULL
+SYNC_FAILED: int = lib.HF_SYNC_FAILED
+CLOSED: int = lib.HF_CLOSED
+NOT_DURABLE: int = lib.HF_NOT_DURABLE
 MISSING = -errno.ENOENT
 NOT_HELD = -errno.EPERM
 
@@ -34,6 +39,9 @@ SHARED: int = lib.HF_SHARED
 OFD: int = lib.HF_OFD
 ANY_THREAD: int = lib.HF_ANY_THREAD
 EXACT_MODE: int = lib.HF_EXACT_MODE
+SYNCED: int = lib.HF_SYNCED
+DURABLE: int = lib.HF_DURABLE
+NO_REPLACE: int = lib.HF_NO_REPLACE
 FOREVER: int = lib.HF_FOREVER
 
 NULL: Any = ffi.NULL
@@ -48,6 +56,18 @@ count: Callable[[Lock], int] = lib.hf_count
 free: Callable[[Lock], None] = lib.hf_lock_free
 now: Callable[[], int] = lib.hf_now
 process_start: Callable[[int], int] = lib.hf_process_start
+append_log: Callable[[Log, bytes, int, int], int] = lib.hf_log_append
+append_log_wait: Callable[[Log, bytes, int, int, int, int, int, Any], int] = lib.hf_log_append_wait
+try_log: Callable[[Log], int] = lib.hf_log_try
+wait_log: Callable[[Log, int, int, int, Any], int] = lib.hf_log_wait
+unlock_log: Callable[[Log], int] = lib.hf_log_unlock
+log_is_full: Callable[[Log, int], int] = lib.hf_log_is_full
+log_written: Callable[[Log], int] = lib.hf_log_written
+sync_log: Callable[[Log, int], int] = lib.hf_log_sync
+log_failure: Callable[[Log], int] = lib.hf_log_failure
+close_log: Callable[[Log], int] = lib.hf_log_close
+count_log: Callable[[Log], Any] = lib.hf_log_count
+free_log: Callable[[Log], None] = lib.hf_log_free
 remove_marker: Callable[[Marker, int], int] = lib.hf_marker_remove
 close_marker: Callable[[MarkerSlot], None] = lib.hf_marker_close
 
@@ -60,7 +80,24 @@ _pool: Any = lib.hf_pool_new(_MAX_IDLE, lib.HF_POLL_ONLY if os.environ.get("HOLD
 if not _pool:
     raise MemoryError
 
-_IMPORTED_LATE = ("_holders", "_order", "lockset", "owner", "rwlock", "softlock")
+_IMPORTED_LATE = (
+    "_checkpoint",
+    "_damage",
+    "_holders",
+    "_lines",
+    "_order",
+    "_reading",
+    "_segments",
+    "_syncing",
+    "_temporary",
+    "_texts",
+    "atomic",
+    "jsonl",
+    "lockset",
+    "owner",
+    "rwlock",
+    "softlock",
+)
 
 
 def _finish_imports() -> None:
@@ -82,9 +119,9 @@ def encode(path: str) -> bytes:
     except UnicodeEncodeError:
         raw = os.fsencode(path)
     if not raw:
-        raise ValueError("the lock path is empty")
+        raise ValueError("the path is empty")
     if b"\0" in raw:
-        raise ValueError(f"the lock path {path!r} contains a NUL character, which no file name can")
+        raise ValueError(f"the path {path!r} contains a NUL character, which no file name can")
     return raw
 
 
@@ -94,6 +131,83 @@ def new_lock(path: str, mode: int, flags: int) -> Lock:
     if not lock:
         raise MemoryError
     return lock
+
+
+def new_log(path: str, mode: int, flags: int, max_bytes: int, max_age: int) -> Log:
+    """A log of the process's pool."""
+    log = lib.hf_log_new(_pool, encode(path), mode, flags, max_bytes, max_age)
+    if not log:
+        raise MemoryError
+    return log
+
+
+def move_log(log: Log, to: str) -> int:
+    """Give the file of a locked log another name."""
+    rc: int = lib.hf_log_move(log, encode(to))
+    return rc
+
+
+class NewFile:
+    """A file that this process creates to put it in the place of another."""
+
+    __slots__ = ("_descriptor", "_slot")
+
+    def __init__(self) -> None:
+        self._slot = ffi.new("int64_t *", -1)  # filled in by the core, so that no exception comes between
+        self._descriptor = -1
+
+    def create(self, path: str, mode: int) -> int:
+        """Create it under a name that must be free."""
+        rc: int = lib.hf_create(encode(path), mode, self._slot)
+        return rc
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was created, and not closed yet."""
+        return bool(self._slot[0] != -1)
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor by which it is open."""
+        if self._descriptor < 0:
+            self._descriptor = _descriptor_of(self._slot[0])
+        return self._descriptor
+
+    def replace(self, scratch: str, path: str, flags: int) -> int:
+        """Put it, which has the name `scratch`, in the place of another."""
+        rc: int = lib.hf_replace(self._slot[0], encode(scratch), encode(path), flags)
+        return rc
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self.exists:
+            descriptor = self.descriptor
+            self._slot[0] = self._descriptor = -1
+            os.close(descriptor)
+
+
+def _descriptor_of(opened: int) -> int:
+    """The descriptor of what the core opened, which on Windows gives a handle."""
+    if sys.platform == "win32":
+        from msvcrt import open_osfhandle
+
+        return open_osfhandle(opened, os.O_RDWR | os.O_NOINHERIT)
+    return opened
+
+
+def remove_file(path: str) -> int:
+    """Remove a file."""
+    rc: int = lib.hf_remove(encode(path))
+    return rc
+
+
+def open_for_reading(path: str) -> int:
+    """A descriptor of a regular file, which others may append to, rename and remove while it is open."""
+    opened = ffi.new("int64_t *")
+    rc: int = lib.hf_open_to_read(encode(path), opened)
+    if rc != 0:
+        raise log_error(rc, path)
+    return _descriptor_of(opened[0])
 
 
 def holding_threads(lock: Lock) -> set[int]:
@@ -181,6 +295,76 @@ _OUTCOMES: dict[int, tuple[int, str]] = {
     -errno.ENAMETOOLONG: (errno.ENAMETOOLONG, "the lock path is too long for the file system; choose a shorter one"),
     -errno.ENOSPC: (errno.ENOSPC, "the disk is full, so the lock file cannot be created; free some space"),
 }
+
+
+# The same, of a log.
+_LOG_OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_SYMLINK: (
+        errno.ELOOP,
+        "the log is a symbolic link, which is never followed because whoever made it would choose the file; "
+        "name the file it points to",
+    ),
+    lib.HF_NOT_A_FILE: (errno.EINVAL, "the log is not a regular file but a FIFO, a device or a socket; name another"),
+    lib.HF_NO_LOCKS: (
+        errno.ENOTSUP,
+        "the file system has no locks, without which lines of several writers would mix; choose another file system",
+    ),
+    lib.HF_READ_ONLY: (errno.EACCES, "no permission to write to the log; ask for it, or name another file"),
+    -errno.EACCES: (
+        errno.EACCES,
+        "no permission to open or create the log for reading and writing; ask for it, or name another file",
+    ),
+    -errno.ENOENT: (errno.ENOENT, "the directory of the log does not exist; create it, or name another file"),
+    -errno.ENOSPC: (errno.ENOSPC, "the disk is full, so nothing was appended; free some space and append again"),
+    -errno.EDQUOT: (errno.EDQUOT, "the disk quota is used up, so nothing was appended; free some space"),
+    -errno.EFBIG: (
+        errno.EFBIG,
+        "the log would become larger than the file system or the process's limit (`ulimit -f`) allows, so nothing was "
+        "appended; rotate it, with max_bytes= or rotate()",
+    ),
+    -errno.EIO: (errno.EIO, "the disk reports an error, so nothing was appended; look after the disk"),
+}
+
+
+# The same, of a file that is replaced.
+_REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_BUSY: (
+        errno.EACCES,
+        "another program has the file open, so it cannot be replaced; close it there and try again",
+    ),
+    lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file, and will not be replaced by one; name another"),
+    lib.HF_NOT_DURABLE: (
+        errno.EIO,
+        "the file was replaced, but its directory could not be brought to the disk: a power cut may bring back the old "
+        "content; look after the disk",
+    ),
+    -errno.EEXIST: (errno.EEXIST, "the file exists, and overwrite=False leaves it alone; remove it, or name another"),
+    -errno.EACCES: (
+        errno.EACCES,
+        "no permission to create files in the directory of this file, or to replace it; nothing changed; ask for it",
+    ),
+    -errno.ENOENT: (errno.ENOENT, "the directory of this file does not exist; create it, or name another"),
+    -errno.ENOSPC: (errno.ENOSPC, "the disk is full; the file is as it was; free some space and write it again"),
+    -errno.EDQUOT: (errno.EDQUOT, "the disk quota is used up; the file is as it was; free some space"),
+    -errno.EROFS: (errno.EROFS, "the file system is read-only; name a file on another"),
+    -errno.EIO: (errno.EIO, "the disk reports an error; the file is as it was; look after the disk"),
+}
+
+
+def replace_error(rc: int, path: str) -> OSError:
+    """The exception for a result of replacing a file that is an error."""
+    if rc == lib.HF_NOT_A_FILE and os.path.isdir(path):
+        return IsADirectoryError(errno.EISDIR, "this is a directory; name a file in it", path)
+    number, text = _REPLACE_OUTCOMES.get(rc) or (-rc, os.strerror(-rc))
+    return OSError(number, text, path)
+
+
+def log_error(rc: int, path: str) -> OSError:
+    """The exception for a result of a log that is an error."""
+    if rc == lib.HF_NOT_A_FILE and os.path.isdir(path):
+        return IsADirectoryError(errno.EISDIR, "the log is a directory; name a file in it", path)
+    number, text = _LOG_OUTCOMES.get(rc) or (-rc, os.strerror(-rc))
+    return OSError(number, text, path)
 
 
 def error(rc: int, path: str) -> OSError:

@@ -1,0 +1,121 @@
+/* Replacing files. */
+#include "file.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int hf_create(const char *path, unsigned mode, int64_t *opened) {
+    int fd = hf__open_safely(path, O_RDWR | O_CREAT | O_EXCL, mode);
+    if (fd < 0)
+        return -errno;
+    *opened = fd;
+    return 0;
+}
+
+int hf_remove(const char *path) {
+    return hf__sys.unlink(path) == 0 ? 0 : -errno;
+}
+
+/* Whether an error says that something cannot be given to a file, by us or on this file system. */
+static bool is_refusal(int error) {
+    return error == EPERM || error == EACCES || error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ||
+           error == ENOTSUP || error == ENODATA || error == ERANGE;
+}
+
+#ifdef __linux__
+
+#define LARGEST 65536 /* of a list of attributes, and of a value: the kernel's limit */
+
+/* One extended attribute. An access control list is one, too. Those that are calculated, or of a security module that
+   gives the new file its own, are refused. */
+static int copy_attribute(const char *path, int fd, const char *name, char *value) {
+    ssize_t length = hf__sys.getxattr(path, name, value, LARGEST);
+    if (length >= 0 && hf__sys.fsetxattr(fd, name, value, (size_t)length, 0) == 0)
+        return 0;
+    return is_refusal(errno) ? 0 : -errno;
+}
+
+static int copy_attributes(const char *path, int fd) {
+    char *list = malloc(2 * LARGEST);
+    if (list == NULL)
+        return -ENOMEM;
+    ssize_t length = hf__sys.listxattr(path, list, LARGEST);
+    int rc = length < 0 && !is_refusal(errno) ? -errno : 0;
+    for (const char *name = list; rc == 0 && name < list + length; name += strlen(name) + 1)
+        rc = copy_attribute(path, fd, name, list + LARGEST);
+    free(list);
+    return rc;
+}
+
+#elif defined(__APPLE__)
+
+static int copy_attributes(const char *path, int fd) {
+    int from = hf__open_safely(path, O_RDONLY, 0);
+    if (from < 0)
+        return is_refusal(errno) ? 0 : -errno;
+    int rc = hf__sys.fcopyfile(from, fd, NULL, COPYFILE_ACL | COPYFILE_XATTR) == 0 || is_refusal(errno) ? 0 : -errno;
+    hf__file_close(from);
+    return rc;
+}
+
+#else
+
+static int copy_attributes(const char *path, int fd) {
+    (void)path, (void)fd;
+    return 0;
+}
+
+#endif
+
+/* The permissions for a file that is to be like another one. Bits that made it run as its owner or group are kept with
+   these only. And a group that is not the old one must not be allowed more than everybody. */
+static unsigned permissions(const struct stat *old, const struct stat *new) {
+    unsigned mode = old->st_mode & 07777;
+    if (new->st_uid != old->st_uid)
+        mode &= ~(unsigned)S_ISUID;
+    if (new->st_gid != old->st_gid)
+        mode &= ~(unsigned)(S_ISGID | S_IRWXG) | (mode & S_IRWXO) << 3;
+    return mode;
+}
+
+/* Make the open file like the one at `path`, if there is one. */
+static int take_over(const char *path, int fd) {
+    struct stat old, new;
+    if (hf__sys.lstat(path, &old) != 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (!S_ISREG(old.st_mode))
+        return HF_NOT_A_FILE;
+    if (hf__sys.fchown(fd, old.st_uid, old.st_gid) != 0) /* all at once is for root; the group, for its members, too */
+        (void)hf__sys.fchown(fd, (uid_t)-1, old.st_gid);
+    int rc = copy_attributes(path, fd);
+    if (rc == 0 &&
+        (hf__sys.fstat(fd, &new) != 0 || (hf__sys.fchmod(fd, permissions(&old, &new)) != 0 && !is_refusal(errno))))
+        rc = -errno;
+    return rc;
+}
+
+static int sync_file(int fd) {
+    int rc;
+    do
+        rc = hf__sys.fsync(fd);
+    while (rc != 0 && errno == EINTR);
+    return rc == 0 ? 0 : -errno;
+}
+
+int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
+    int fd = (int)file;
+    int rc = take_over(path, fd);
+    if (rc == 0 && (flags & HF_DURABLE))
+        rc = sync_file(fd);
+    if (rc != 0)
+        return rc;
+    if (flags & HF_NO_REPLACE)
+        rc = hf__data_rename(scratch, path);
+    else if (hf__sys.rename(scratch, path) != 0)
+        rc = -errno;
+    if (rc == 0 && (flags & HF_DURABLE) && hf__directory_sync(path) != 0)
+        rc = HF_NOT_DURABLE;
+    return rc;
+}

@@ -1,0 +1,323 @@
+"""Files that are replaced whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from contextlib import suppress
+
+from holdfast import _core
+from holdfast._base import Timeout, check_bool, default_timeout, resolve_timeout
+from holdfast._temporary import sweep, temporary_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import IO, Any, Generic, Literal, TypeVar, overload
+
+    from holdfast.locks import FileLock
+
+    Kind = TypeVar("Kind", str, bytes)
+
+    class _OfKind(Generic[Kind]): ...
+
+else:
+
+    class _OfKind:
+        """Generic, without typing."""
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(type(list[int]))
+
+
+_PATIENCE = 2.0
+"""Seconds for which a file that another program has open is tried again, on Windows: scanners are done with it then."""
+
+
+class AtomicFile(_OfKind["Kind"]):
+    """What atomic_write() returns: a context manager that gives the file to write to."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mode: str,
+        *,
+        encoding: str | None,
+        newline: str | None,
+        overwrite: bool,
+        durable: bool,
+        lock: bool | Literal["git"],
+        timeout: float | None,
+        dangling: bool,
+    ) -> None:
+        if mode not in ("w", "wt", "wb"):
+            raise ValueError(f"mode must be 'w' or 'wb', because the file is written anew, not {mode!r}")
+        if lock not in (False, True, "git"):
+            raise ValueError(f"lock must be False, True or 'git', not {lock!r}")
+        for name, switch in (("overwrite", overwrite), ("durable", durable), ("dangling", dangling)):
+            check_bool(name, switch)
+        given = os.fspath(path)
+        self._path = given if isinstance(given, str) else os.fsdecode(given)
+        _core.encode(self._path)  # refuses what no file name can be
+        self._mode = mode
+        self._text: dict[str, Any] = {} if mode == "wb" else {"encoding": encoding, "newline": newline}
+        self._flags = (_core.DURABLE if durable else 0) | (0 if overwrite else _core.NO_REPLACE)
+        self._dangling = dangling
+        self._git = lock == "git"
+        self._lock: FileLock | None = None
+        self._locking = lock is True
+        if timeout is None:
+            timeout = default_timeout() if self._locking else 0.0
+        self._timeout = resolve_timeout(timeout, True)
+        self._new = _core.NewFile()
+        self._file: IO[Any] | None = None
+        self._target = self._scratch = ""
+        self._process = 0
+
+    def __enter__(self) -> IO[Kind]:
+        if self._process:
+            raise RuntimeError("this atomic_write() has been used already; call it again")
+        self._process = os.getpid()
+        try:
+            return self._begin()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _begin(self) -> IO[Kind]:
+        self._target = _target_of(self._path, self._dangling)
+        if self._locking:
+            from holdfast.locks import FileLock
+
+            self._lock = FileLock(self._target + ".lock", timeout=self._timeout)
+            self._lock.acquire()
+        # Not more open than the file it replaces, until it gets the permissions of that.
+        mode = 0o600 if _is_replacing(self._target, self._flags) else 0o666
+        if self._git:
+            self._scratch = self._target + ".lock"
+            self._create_git_lock(mode)
+        else:
+            sweep(os.path.dirname(self._target))
+            self._scratch = temporary_path(self._target)
+            self._check(self._new.create(self._scratch, mode))
+        # Two descriptors: whoever closes the file early has still written it, and the other one can be synced.
+        file: IO[Any] = os.fdopen(os.dup(self._new.descriptor), self._mode, **self._text)
+        self._file = file
+        return file
+
+    def _create_git_lock(self, mode: int) -> None:
+        """Create the file that git takes for a lock, waiting for it if asked to."""
+        deadline, nap = _core.deadline(self._timeout), 0.001
+        while (rc := self._new.create(self._scratch, mode)) == -errno.EEXIST:
+            if self._timeout == 0 or _core.now() >= deadline:
+                text = "git or another program has the file, or left this lock behind when it died; then remove it."
+                raise Timeout(self._scratch, timeout=self._timeout, holders=[], otherwise=text)
+            time.sleep(nap)
+            nap = min(nap * 2, 0.05)
+        self._check(rc)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            self._discard()
+
+    def _commit(self) -> None:
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"{self._path!r} is being replaced by the process that began it; a forked child must not end its block"
+            )
+        assert self._file is not None
+        self._file.close()  # which writes what is left in its buffer
+        deadline, nap = _core.deadline(_PATIENCE), 0.001
+        while True:
+            rc = self._new.replace(self._scratch, self._target, self._flags)
+            in_use = os.name == "nt" and rc in (_core.BUSY, -errno.EACCES)
+            if not in_use or _core.now() >= deadline:
+                break
+            time.sleep(nap)
+            nap = min(nap * 2, 0.1)
+        if rc in (0, _core.NOT_DURABLE):
+            self._scratch = ""
+        self._check(rc)
+
+    def _check(self, rc: int) -> None:
+        if rc != 0:
+            raise _core.replace_error(rc, self._target)
+
+    def _discard(self) -> None:
+        """Close what is open, and remove the temporary file if it is still there."""
+        mine = self._process == os.getpid()
+        created = self._new.exists
+        try:
+            if self._file is not None:
+                _close_quietly(self._file)
+            self._new.close()
+            if created and mine and self._scratch:
+                _core.remove_file(self._scratch)
+        finally:
+            if self._lock is not None and mine:
+                self._lock.release()
+
+
+def _close_quietly(file: IO[Any]) -> None:
+    """Close a file whose content is not wanted any more, or has been written already."""
+    with suppress(OSError, ValueError):  # it could not write the rest of its buffer, and is closed all the same
+        file.close()
+
+
+def _target_of(path: str, dangling: bool) -> str:
+    """The file that a path means, at the end of all links."""
+    if not os.path.islink(path):
+        return path
+    target = os.path.realpath(path)
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, "the path leads through links that lead to each other; mend the links", path)
+    if not dangling and not os.path.lexists(target):
+        text = (
+            f"the path is a link to {target!r}, which does not exist; mend the link, or pass dangling=True to create it"
+        )
+        raise FileNotFoundError(errno.ENOENT, text, path)
+    return target
+
+
+def _is_replacing(target: str, flags: int) -> bool:
+    """Whether there is a file to be replaced. An error if it cannot be."""
+    try:
+        status = os.lstat(target)
+    except FileNotFoundError:
+        return False
+    if flags & _core.NO_REPLACE:
+        raise _core.replace_error(-errno.EEXIST, target)
+    if not stat.S_ISREG(status.st_mode):
+        raise _core.replace_error(_core.NOT_A_FILE, target)
+    return True
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def atomic_write(
+        path: str | os.PathLike[str],
+        mode: Literal["w", "wt"] = "w",
+        *,
+        encoding: str | None = "utf-8",
+        newline: str | None = None,
+        overwrite: bool = True,
+        durable: bool = True,
+        lock: bool | Literal["git"] = False,
+        timeout: float | None = None,
+        dangling: bool = False,
+    ) -> AtomicFile[str]: ...
+
+    @overload
+    def atomic_write(
+        path: str | os.PathLike[str],
+        mode: Literal["wb"],
+        *,
+        encoding: str | None = "utf-8",
+        newline: str | None = None,
+        overwrite: bool = True,
+        durable: bool = True,
+        lock: bool | Literal["git"] = False,
+        timeout: float | None = None,
+        dangling: bool = False,
+    ) -> AtomicFile[bytes]: ...
+
+
+def atomic_write(
+    path: str | os.PathLike[str],
+    mode: str = "w",
+    *,
+    encoding: str | None = "utf-8",
+    newline: str | None = None,
+    overwrite: bool = True,
+    durable: bool = True,
+    lock: bool | Literal["git"] = False,
+    timeout: float | None = None,
+    dangling: bool = False,
+) -> AtomicFile[Any]:
+    """Write a file that takes the place of `path` when the with block ends, whole, or not at all.
+
+    The file is written beside `path` under a name of its own. An exception in the block, a full disk, or the death of
+    the process leave the old file as it was; what a dead process left is removed by the next writer. The new file gets
+    the permissions of the old one, its owner, extended attributes and access control list where that is allowed. A link
+    is followed, unless it leads nowhere: `dangling=True` creates what it names.
+
+    `durable=True` has the file on the disk first, so that a power cut leaves the old one or the new one. With
+    `overwrite=False` a file that exists is a FileExistsError, also one that came to exist meanwhile. `lock=True` holds
+    `FileLock(path + ".lock")` during the block, waiting `timeout` seconds for it (10, or HOLDFAST_TIMEOUT).
+    `lock="git"` creates `path + ".lock"`, writes into it and renames it, as git does: git then leaves the file alone,
+    and while git is at it, a Timeout is raised, at once or after `timeout` seconds.
+
+    >>> from holdfast import atomic_write
+    >>> with atomic_write("settings.json") as file:
+    ...     written = file.write('{"theme": "dark"}')
+    """
+    return AtomicFile(
+        path,
+        mode,
+        encoding=encoding,
+        newline=newline,
+        overwrite=overwrite,
+        durable=durable,
+        lock=lock,
+        timeout=timeout,
+        dangling=dangling,
+    )
+
+
+def write_text(
+    path: str | os.PathLike[str],
+    text: str,
+    *,
+    encoding: str = "utf-8",
+    newline: str | None = None,
+    overwrite: bool = True,
+    durable: bool = True,
+    lock: bool | Literal["git"] = False,
+    timeout: float | None = None,
+    dangling: bool = False,
+) -> None:
+    """Make `text` the content of a file, whole or not at all, as with atomic_write().
+
+    >>> from holdfast import write_text
+    >>> write_text("settings.json", '{"theme": "dark"}')
+    """
+    with atomic_write(
+        path,
+        encoding=encoding,
+        newline=newline,
+        overwrite=overwrite,
+        durable=durable,
+        lock=lock,
+        timeout=timeout,
+        dangling=dangling,
+    ) as file:
+        file.write(text)
+
+
+def write_bytes(
+    path: str | os.PathLike[str],
+    data: bytes | bytearray | memoryview,
+    *,
+    overwrite: bool = True,
+    durable: bool = True,
+    lock: bool | Literal["git"] = False,
+    timeout: float | None = None,
+    dangling: bool = False,
+) -> None:
+    """Make `data` the content of a file, whole or not at all, as with atomic_write().
+
+    >>> from holdfast import write_bytes
+    >>> write_bytes("picture.png", bytes(8))
+    """
+    with atomic_write(
+        path, "wb", overwrite=overwrite, durable=durable, lock=lock, timeout=timeout, dangling=dangling
+    ) as file:
+        file.write(data)
