@@ -16,10 +16,9 @@ struct hf__sys {
                                                DWORD size);
     BOOL(WINAPI *SetFileInformationByHandle)(HANDLE file, FILE_INFO_BY_HANDLE_CLASS kind, void *information,
                                              DWORD size);
-    BOOL(WINAPI *GetFileSecurityW)
-    (const WCHAR *path, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor, DWORD size, DWORD *needed);
-    BOOL(WINAPI *SetKernelObjectSecurity)
-    (HANDLE object, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor);
+    BOOL(WINAPI *GetFileSecurityW)(const WCHAR *path, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor,
+                                   DWORD size, DWORD *needed);
+    BOOL(WINAPI *SetKernelObjectSecurity)(HANDLE object, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor);
     DWORD(WINAPI *GetFileAttributesW)(const WCHAR *path);
     DWORD(WINAPI *GetFullPathNameW)(const WCHAR *path, DWORD capacity, WCHAR *full, WCHAR **name);
     BOOL(WINAPI *ReadFile)(HANDLE file, void *buffer, DWORD size, DWORD *done, OVERLAPPED *overlapped);

@@ -185,11 +185,11 @@ class Records:
         """
         self._closed.set()
         self._lines = iter(())
-        if self._looking.acquire(blocking=False):  # otherwise who is looking does the rest
-            try:
+        if (
+            not self._looking.locked()
+        ):  # otherwise who is looking does the rest, perhaps this thread, in a signal handler
+            with self._looking:  # and not acquire(), after which an exception of a signal handler would leave it locked
                 self._release()
-            finally:
-                self._looking.release()
 
     def _release(self) -> None:
         for file in (self._file, *self._next):

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from holdfast import _core
 from holdfast._base import Timeout, check_bool, default_timeout, resolve_timeout
@@ -14,6 +14,7 @@ from holdfast._temporary import sweep, temporary_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import TracebackType
     from typing import IO, Any, Generic, Literal, TypeVar, overload
 
@@ -133,7 +134,8 @@ class AtomicFile(_OfKind["Kind"]):
                 f"{self._path!r} is being replaced by the process that began it; a forked child must not end its block"
             )
         assert self._file is not None
-        self._file.close()  # which writes what is left in its buffer
+        with self._naming_the_file():
+            self._file.close()  # which writes what is left in its buffer
         deadline, nap = _core.deadline(_PATIENCE), 0.001
         while True:
             rc = self._new.replace(self._scratch, self._target, self._flags)
@@ -146,6 +148,23 @@ class AtomicFile(_OfKind["Kind"]):
             self._scratch = ""
         self._check(rc)
 
+    def write(self, content: Any) -> None:
+        """Make this the whole content of the file.
+
+        >>> from holdfast import atomic_write
+        >>> atomic_write("settings.json").write('{"theme": "dark"}')
+        """
+        with self as file, self._naming_the_file():
+            file.write(content)
+
+    @contextmanager
+    def _naming_the_file(self) -> Generator[None]:
+        """Say which file it is that cannot be written. Python says only that there is no space left."""
+        try:
+            yield
+        except OSError as error:
+            raise _core.replace_error(-(error.errno or errno.EIO), self._target) from error
+
     def _check(self, rc: int) -> None:
         if rc != 0:
             raise _core.replace_error(rc, self._target)
@@ -156,6 +175,8 @@ class AtomicFile(_OfKind["Kind"]):
         created = self._new.exists
         try:
             if self._file is not None:
+                if not mine:
+                    _disconnect(self._file)
                 _close_quietly(self._file)
             self._new.close()
             if created and mine and self._scratch:
@@ -163,6 +184,14 @@ class AtomicFile(_OfKind["Kind"]):
         finally:
             if self._lock is not None and mine:
                 self._lock.release()
+
+
+def _disconnect(file: IO[Any]) -> None:
+    """Let what is left in a forked child's copy of the buffer go nowhere: the parent writes it."""
+    if not file.closed:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def _close_quietly(file: IO[Any]) -> None:
@@ -289,7 +318,7 @@ def write_text(
     >>> from holdfast import write_text
     >>> write_text("settings.json", '{"theme": "dark"}')
     """
-    with atomic_write(
+    atomic_write(
         path,
         encoding=encoding,
         newline=newline,
@@ -298,8 +327,7 @@ def write_text(
         lock=lock,
         timeout=timeout,
         dangling=dangling,
-    ) as file:
-        file.write(text)
+    ).write(text)
 
 
 def write_bytes(
@@ -317,7 +345,6 @@ def write_bytes(
     >>> from holdfast import write_bytes
     >>> write_bytes("picture.png", bytes(8))
     """
-    with atomic_write(
-        path, "wb", overwrite=overwrite, durable=durable, lock=lock, timeout=timeout, dangling=dangling
-    ) as file:
-        file.write(data)
+    atomic_write(path, "wb", overwrite=overwrite, durable=durable, lock=lock, timeout=timeout, dangling=dangling).write(
+        data
+    )
