@@ -44,6 +44,11 @@ FAILING(BOOL, GetFileInformationByHandleEx,
         FALSE)
 FAILING(BOOL, SetFileInformationByHandle, (HANDLE file, FILE_INFO_BY_HANDLE_CLASS kind, void *information, DWORD size),
         (file, kind, information, size), FALSE)
+FAILING(BOOL, GetFileSecurityW,
+        (const WCHAR *path, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor, DWORD size, DWORD *needed),
+        (path, what, descriptor, size, needed), FALSE)
+FAILING(BOOL, SetKernelObjectSecurity, (HANDLE object, SECURITY_INFORMATION what, PSECURITY_DESCRIPTOR descriptor),
+        (object, what, descriptor), FALSE)
 FAILING(DWORD, GetFileAttributesW, (const WCHAR *path), (path), INVALID_FILE_ATTRIBUTES)
 FAILING(DWORD, GetFullPathNameW, (const WCHAR *path, DWORD capacity, WCHAR *full, WCHAR **name),
         (path, capacity, full, name), 0)
@@ -91,6 +96,8 @@ static const struct {
     ENTRY(GetFileInformationByHandle),
     ENTRY(GetFileInformationByHandleEx),
     ENTRY(SetFileInformationByHandle),
+    ENTRY(GetFileSecurityW),
+    ENTRY(SetKernelObjectSecurity),
     ENTRY(GetFileAttributesW),
     ENTRY(GetFullPathNameW),
     ENTRY(ReadFile),

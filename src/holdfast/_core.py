@@ -348,7 +348,7 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
     -errno.EDQUOT: (errno.EDQUOT, "the disk quota is used up; the file is as it was; free some space"),
     -errno.EFBIG: (
         errno.EFBIG,
-        "the file would become larger than the file system or the process's limit (`ulimit -f`) allows; it stays",
+        "the file would become larger than the file system or the process's limit (`ulimit -f`) allows; the old one stays",
     ),
     -errno.EROFS: (errno.EROFS, "the file system is read-only; name a file on another"),
     -errno.EIO: (errno.EIO, "the disk reports an error; the file is as it was; look after the disk"),
