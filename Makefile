@@ -11,7 +11,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-wheel \
 	lint bench wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -39,6 +39,9 @@ test-c-windows: ## the C tests built for Windows, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash csrc/tests/run.sh windows
 
+stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
+	$(BIN)/python -m pytest tests/stress/*.py
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel
@@ -52,8 +55,9 @@ lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
-bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other lock packages
+bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other packages: locks, and logs
 	$(BIN)/python benchmarks/locks.py
+	$(BIN)/python benchmarks/appends.py
 
 wheel: $(VENV)/.wheel ## build the sdist, and the wheel from it, into dist
 

@@ -247,6 +247,9 @@ int hf_log_wait(hf_log *log, int64_t began, int64_t deadline, int64_t poll, hf_w
 /* Unlock it: 0, or -EPERM when this thread has not locked it. */
 int hf_log_unlock(hf_log *log);
 
+/* Whether this thread has locked it. 0 or 1. */
+int hf_log_is_mine(hf_log *log);
+
 /* With the log locked: whether this many bytes would be refused with HF_FULL. 0, 1, or an error. */
 int hf_log_is_full(hf_log *log, size_t length);
 

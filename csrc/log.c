@@ -274,7 +274,7 @@ int hf_log_wait(hf_log *log, int64_t began, int64_t deadline, int64_t poll, hf_w
     return rc;
 }
 
-static bool is_inside(hf_log *log) {
+int hf_log_is_mine(hf_log *log) {
     const hf__thread *me = hf__key_get(log->lock->pool->thread_key);
     lock_mutex(log);
     bool inside = me != NULL && log->inside == me && log->lock->first.state == HF__BUSY;
@@ -283,7 +283,7 @@ static bool is_inside(hf_log *log) {
 }
 
 int hf_log_unlock(hf_log *log) {
-    if (!is_inside(log)) /* a child forked in between is not, either */
+    if (!hf_log_is_mine(log)) /* a child forked in between is not, either */
         return -EPERM;
     unlock_file(log);
     leave(log);
@@ -359,7 +359,7 @@ int hf_log_append_wait(hf_log *log, const char *lines, size_t length, size_t rec
 }
 
 int hf_log_move(hf_log *log, const char *to) {
-    if (!is_inside(log))
+    if (!hf_log_is_mine(log))
         return -EPERM;
     int rc = hf__data_rename(log->lock->path, to);
     lock_mutex(log);

@@ -61,6 +61,7 @@ append_log_wait: Callable[[Log, bytes, int, int, int, int, int, Any], int] = lib
 try_log: Callable[[Log], int] = lib.hf_log_try
 wait_log: Callable[[Log, int, int, int, Any], int] = lib.hf_log_wait
 unlock_log: Callable[[Log], int] = lib.hf_log_unlock
+log_is_mine: Callable[[Log], int] = lib.hf_log_is_mine
 log_is_full: Callable[[Log, int], int] = lib.hf_log_is_full
 log_written: Callable[[Log], int] = lib.hf_log_written
 sync_log: Callable[[Log, int], int] = lib.hf_log_sync
@@ -348,7 +349,7 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
     -errno.EDQUOT: (errno.EDQUOT, "the disk quota is used up; the file is as it was; free some space"),
     -errno.EFBIG: (
         errno.EFBIG,
-        "the file would become larger than the file system or the process's limit (`ulimit -f`) allows; the old one stays",
+        "the file would be larger than the file system or the process's limit (`ulimit -f`) allows; the old one stays",
     ),
     -errno.EROFS: (errno.EROFS, "the file system is read-only; name a file on another"),
     -errno.EIO: (errno.EIO, "the disk reports an error; the file is as it was; look after the disk"),

@@ -141,7 +141,7 @@ class JsonlFile:
         >>> from holdfast import JsonlFile
         >>> JsonlFile("events.jsonl").append_bytes(b'{"event": "started"}\n')
         """
-        if type(line) is not bytes or line.find(b"\n") != len(line) - 1 or len(line) < 2:
+        if type(line) is not bytes or line.find(b"\n") != len(line) - 1 or line.isspace() or not line:
             line = _as_line(line)
         self._append(line, 1)
 
@@ -259,19 +259,20 @@ class JsonlFile:
 
     def _move(self, deadline: int, length: int | None) -> str | None:
         """Move the file aside, if it is still full for so many more bytes, or for None if there is anything in it."""
-        from holdfast._segments import segment_path, segments_of
-
-        with _Locked(self, deadline):
+        if _core.log_is_mine(self._log):
+            self._fail(_core.SELF_DEADLOCK)
+        try:
+            _lock(self, deadline)
             full = int(os.path.getsize(self._path) > 0) if length is None else _core.log_is_full(self._log, length)
             if full == 0:
                 return None
-            segments = segments_of(self._path)
-            to = segment_path(self._path, segments[-1].number + 1 if segments else 1)
-            rc = full if full < 0 else _core.move_log(self._log, to)
-        if rc != 0:
-            number = -rc
-            text = f"the log could not be rotated: renaming it to {to!r} failed ({os.strerror(number)})"
-            raise OSError(number, text, self._path)
+            to = _next_segment(self._path)
+            moved = full if full < 0 else _core.move_log(self._log, to)
+        finally:  # and no with statement: an exception from a signal handler may come just before its __exit__ begins
+            _core.unlock_log(self._log)
+        if moved != 0:
+            text = f"the log could not be rotated: renaming it to {to!r} failed ({os.strerror(-moved)})"
+            raise OSError(-moved, text, self._path)
         return to
 
     def _tidy(self, moved: str) -> None:
@@ -434,6 +435,16 @@ class JsonlFile:
             _free(self._log)
 
 
+def _lock(file: JsonlFile, deadline: int) -> None:
+    """Lock a log, or raise."""
+    began = _core.now()
+    rc = _core.try_log(file._log)
+    while rc == _core.INTERRUPTED or (rc == _core.BUSY and deadline > began):
+        rc = _core.wait_log(file._log, began, deadline, _POLL, _core.NULL)
+    if rc != 0:
+        file._fail(rc)
+
+
 class _Locked:
     """Holds a log's lock while a with block runs."""
 
@@ -444,23 +455,25 @@ class _Locked:
         self._deadline = deadline
 
     def __enter__(self) -> None:
-        log = self._file._log
-        began, rc = _core.now(), _core.BUSY
+        if _core.log_is_mine(self._file._log):
+            self._file._fail(_core.SELF_DEADLOCK)
         try:
-            rc = _core.try_log(log)
-            while rc == _core.INTERRUPTED or (rc == _core.BUSY and self._deadline > began):
-                rc = _core.wait_log(log, began, self._deadline, _POLL, _core.NULL)
-            if rc != 0:
-                self._file._fail(rc)
+            _lock(self._file, self._deadline)
         except BaseException:
-            if rc == 0:
-                _core.unlock_log(log)
+            _core.unlock_log(self._file._log)  # an exception from a signal handler may have come just then
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _core.unlock_log(self._file._log)
+
+
+def _next_segment(path: str) -> str:
+    from holdfast._segments import segment_path, segments_of
+
+    segments = segments_of(path)
+    return segment_path(path, segments[-1].number + 1 if segments else 1)
 
 
 def _make(cls: type[JsonlFile], path: str, settings: dict[str, Any]) -> JsonlFile:

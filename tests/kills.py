@@ -1,0 +1,109 @@
+"""Writers of one log that are killed at random, and what must hold afterwards: for the tests and the stress runs."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import random
+import signal
+import struct
+import time
+
+from holdfast import JsonlFile
+
+WRITERS = 8
+
+
+def write_until_killed(path: str, writer: int, acknowledged: mmap.mmap, settings: dict[str, object]) -> None:
+    """Append records and batches, and note the number of each after it was appended."""
+    log = JsonlFile(path, timeout=60, durable=(False, 0.05)[writer % 2], **settings)  # type: ignore[arg-type]
+    choose = random.Random(writer)
+    number = 0
+    while True:
+        number += 1
+        if choose.random() < 0.1:
+            log.extend({"w": writer, "n": number, "b": b, "x": "z" * choose.randrange(9000)} for b in range(3))
+        else:
+            log.append({"w": writer, "n": number, "b": 0, "x": "é" * choose.randrange(50)})
+        struct.pack_into("q", acknowledged, 8 * writer, number)
+
+
+def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], float]:
+    """Let writers run, kill so many of them one after the other, each replaced by a new one, and in the end all.
+
+    Returns how many appends of each were acknowledged, and the seconds it took.
+    """
+    acknowledged = mmap.mmap(-1, 8 * (kills + WRITERS))
+    began = time.monotonic()
+
+    def start(writer: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write_until_killed(path, writer, acknowledged, settings)
+            finally:
+                os._exit(1)
+        return pid
+
+    living = [start(writer) for writer in range(WRITERS)]
+    for writer in range(WRITERS, WRITERS + kills):
+        time.sleep(random.random() * 0.02)
+        victim = random.randrange(WRITERS)
+        _kill(living[victim])
+        living[victim] = start(writer)
+    for pid in living:
+        _kill(pid)
+    counts = [struct.unpack_from("q", acknowledged, 8 * writer)[0] for writer in range(WRITERS + kills)]
+    return counts, time.monotonic() - began
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status), "a writer ended by itself, with an error"
+
+
+def check(path: str, acknowledged: list[int]) -> tuple[int, int]:
+    """Every acknowledged record is there once, in order, batches whole. Returns how many there are, and torn lines.
+
+    The files are read here without the help of what is tested.
+    """
+    places: dict[int, int] = dict.fromkeys(range(len(acknowledged)), 0)
+    batch: list[int] = []
+    records = torn = 0
+    for line in lines_of(path):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            torn += 1
+            continue
+        records += 1
+        writer, number, part = record["w"], record["n"], record["b"]
+        if part == 0:
+            assert number == places[writer] + 1, f"writer {writer}: {number} after {places[writer]}"
+            places[writer] = number
+            batch = [writer, number, 0]
+        else:
+            assert batch == [writer, number, part - 1], "a batch is not together"
+            batch[2] = part
+    for writer, number in enumerate(acknowledged):
+        # One that was killed between its append and its note has one more in the file.
+        assert number <= places[writer] <= number + 1, f"writer {writer}: {number} acknowledged, {places[writer]} found"
+    return records, torn
+
+
+def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """The files in a folder, and how large they are."""
+    return {name: os.path.getsize(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+
+
+def lines_of(path: str | os.PathLike[str]) -> list[bytes]:
+    """All lines of a log that are not empty, oldest first."""
+    folder, name = os.path.split(path)
+    found: list[bytes] = []
+    for candidate in sizes(folder):
+        if candidate.startswith(name.removesuffix("jsonl")) and candidate.endswith(".jsonl"):
+            with open(os.path.join(folder, candidate), "rb") as file:
+                found += filter(None, file.read().split(b"\n"))
+    return found
