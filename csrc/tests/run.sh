@@ -70,7 +70,7 @@ sanitize() {
     if command -v setarch >/dev/null && setarch -R true 2>/dev/null; then
         steady=(setarch -R)
     fi
-    TSAN_OPTIONS=halt_on_error=1 timeout -k 5 600 "${steady[@]}" "$out/tsan" locks threads waits markers
+    TSAN_OPTIONS=halt_on_error=1 timeout -k 5 600 "${steady[@]}" "$out/tsan" locks threads waits markers logs
 }
 
 memcheck() {
