@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast._damage import Report
     from holdfast._reading import Records
 
+_NEWLINE = 10
 _POLL = 50_000_000  # nanoseconds between two looks where the system cannot wait in the kernel
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -495,7 +496,7 @@ def _checked(encode: Callable[[Any], str | bytes]) -> Callable[[Any], bytes]:
 
     def line_of(record: Any) -> bytes:
         encoded = encode(record)
-        if type(encoded) is bytes and b"\n" not in encoded and encoded:
+        if type(encoded) is bytes and b"\n" not in encoded and encoded and not encoded.isspace():
             return encoded + b"\n"
         return _as_line(encoded.encode() if isinstance(encoded, str) else encoded)
 
@@ -504,10 +505,12 @@ def _checked(encode: Callable[[Any], str | bytes]) -> Callable[[Any], bytes]:
 
 def _as_lines(encoded: list[Any]) -> bytes:
     """The lines of several records. Nearly always they are as they should be, and then looked at all at once."""
-    if all(type(one) is bytes for one in encoded):
-        lines = b"\n".join(encoded)
-        if lines.count(b"\n") == len(encoded) - 1 and b"\n\n" not in lines and lines.strip() == lines:
-            return lines + b"\n"
+    try:
+        lines = b"\n".join([*encoded, b""])
+    except TypeError:
+        lines = b""  # there is text among them
+    if lines.count(b"\n") == len(encoded) and b"\n\n" not in lines and lines[0] != _NEWLINE:
+        return lines
     return b"".join([_as_line(one.encode() if isinstance(one, str) else one) for one in encoded])
 
 
@@ -521,7 +524,7 @@ def _as_line(encoded: Any) -> bytes:
         raise ValueError("the encoded record is empty; a blank line is no record")
     if b"\n" in text:
         raise ValueError(
-            f"the encoded record contains a newline, at byte {text.index(10)}, and would become several lines; "
+            f"the encoded record contains a newline, at byte {text.index(_NEWLINE)}, and would become several lines; "
             "encode it without indentation"
         )
     return text + b"\n"
