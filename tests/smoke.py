@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from holdfast import FileLock, Timeout
+from holdfast import FileLock, JsonlFile, Timeout, write_text
 
 TRY = """
 import sys
@@ -35,7 +35,7 @@ def try_elsewhere(path, timeout):
 
 
 def main():
-    """Lock, exclude, time out, release."""
+    """Lock, exclude, time out, release; append, rotate, read; replace."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "smoke.lock")
         lock = FileLock(path, timeout=0.2)
@@ -59,6 +59,18 @@ def main():
         with lock.acquire(timeout=10):  # the system released it
             assert lock.is_locked
         lock.close()
+
+        log = JsonlFile(Path(folder, "smoke.jsonl"), durable=True, max_bytes=100)
+        for number in range(20):
+            log.append({"number": number})
+        assert [record["number"] for record in log] == list(range(20))
+        assert log.stats.rotations > 1
+        assert log.verify().ok
+        log.close()
+
+        write_text(Path(folder, "smoke.txt"), "old")
+        write_text(Path(folder, "smoke.txt"), "new")
+        assert Path(folder, "smoke.txt").read_text() == "new"
     print(f"holdfast works on {platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
 
 
