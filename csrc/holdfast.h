@@ -262,9 +262,9 @@ uint64_t hf_log_written(hf_log *log);
 
 /* Have the first `appends` appends reach the disk, and the file's name, too. (Without HF_SYNCED, those to the file that the
    path names now.) Threads share syncs: one that began after the last of these appends was done will do. 0;
-   HF_INTERRUPTED, after a while of waiting for another thread's sync, for the caller to run his signal handlers; or
-   HF_SYNC_FAILED. After a failed sync the log appends no more: what the system could not write it has forgotten, and a
-   second attempt would seem to succeed. */
+   HF_INTERRUPTED, after a while of waiting for another thread's sync, for the caller to run his signal handlers; -EMFILE
+   and the like, after which it is worth trying again; HF_CLOSED; or HF_SYNC_FAILED. After a failed sync the log appends
+   no more: what the system could not write it has forgotten, and a second attempt would seem to succeed. */
 int hf_log_sync(hf_log *log, uint64_t appends);
 
 /* The error of the sync that failed, or 0. */

@@ -217,8 +217,10 @@ int hf__hold_waited(int rc, const hf__wait_order *order, int64_t deadline);
 /* Give up the lock and the file. */
 int hf__hold_discard(hf__hold *hold);
 
-/* log.c: what was written to the file that is about to be given up reaches the disk, if it has to. */
+/* log.c: what was written to the file that is about to be given up reaches the disk, if it has to; and the file has been
+   given up, with the mutex held. */
 void hf__log_before_discard(hf_log *log);
+void hf__log_discarded(hf_log *log);
 
 /* pool.c */
 typedef struct {

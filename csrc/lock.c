@@ -163,6 +163,8 @@ int hf__hold_discard(hf__hold *hold) {
     hf__file file = hold->file;
     hold->file = HF__NO_FILE;
     bool in_use = hold->syncing == file;
+    if (hold->lock->log != NULL)
+        hf__log_discarded(hold->lock->log);
     hf__mutex_unlock(&pool->mutex);
     if (!in_use)
         hf__file_close(file);

@@ -105,24 +105,15 @@ uint64_t hf_log_written(hf_log *log) {
     return written;
 }
 
-/* Called while the file is still the hold's: a thread that syncs meanwhile syncs this file, too, and one that begins to
-   sync after it is given up finds everything that was written to it on the disk. */
-void hf__log_before_discard(hf_log *log) {
-    lock_mutex(log);
-    bool unsynced = (log->lock->flags & HF_SYNCED) && log->synced < log->written && log->failure == 0;
-    unlock_mutex(log);
-
-    int rc = unsynced ? hf__data_sync(log->lock->first.file) : 0;
-    lock_mutex(log);
-    if (rc != 0)
-        log->failure = -rc;
-    log->name_synced = false;
-    unlock_mutex(log);
-    log->born = 0;
+/* Whether an error says only that the directory could not be opened now. */
+static bool is_shortage(int rc) {
+    return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
 }
 
-/* Sync the log for all threads. With the mutex held, which is let go meanwhile. */
-static void lead(hf_log *log) {
+/* Sync the log for all threads, of which one at a time does that: the kernel tells a failure to one caller only. With the
+   mutex held, which is let go meanwhile. 0, also when the failure is in the log now, or an error after which it is worth
+   trying again. */
+static int lead(hf_log *log) {
     hf__hold *hold = &log->lock->first;
     hf__file file = hold->file;
     uint64_t covered = log->written;
@@ -141,17 +132,35 @@ static void lead(hf_log *log) {
         log->syncing = false;
     }
     bool given_up = file != HF__NO_FILE && hold->file != file;
-    if (rc != 0)
-        log->failure = -rc;
-    else
+    if (rc == 0) {
         log->synced = covered;
-    log->name_synced |= rc == 0 && !given_up;
+        log->name_synced |= name_too && !given_up;
+    } else if (!is_shortage(rc)) {
+        log->failure = -rc;
+    }
     tell_of_change(log);
     if (given_up) {
         unlock_mutex(log);
         hf__file_close(file);
         lock_mutex(log);
     }
+    return is_shortage(rc) ? rc : 0;
+}
+
+/* Called while the file is still the hold's. Whoever begins to sync after it is given up finds everything that was written
+   to it on the disk, or the failure in the log. */
+void hf__log_before_discard(hf_log *log) {
+    lock_mutex(log);
+    while (log->syncing)
+        await_change(log, end_of_turn(HF_FOREVER));
+    if ((log->lock->flags & HF_SYNCED) && log->synced < log->written && log->failure == 0)
+        (void)lead(log);
+    unlock_mutex(log);
+}
+
+void hf__log_discarded(hf_log *log) {
+    log->name_synced = false;
+    log->born = 0;
 }
 
 int hf_log_sync(hf_log *log, uint64_t appends) {
@@ -160,8 +169,10 @@ int hf_log_sync(hf_log *log, uint64_t appends) {
     lock_mutex(log);
     own_hold(log);
     while (rc == 0 && log->failure == 0 && log->synced < appends) {
-        if (!log->syncing)
-            lead(log);
+        if (log->closed)
+            rc = HF_CLOSED;
+        else if (!log->syncing)
+            rc = lead(log);
         else if (hf_now() < until)
             await_change(log, until);
         else

@@ -116,6 +116,8 @@ static void disown(hf__list *list, hf__hold *hold) {
     hf__list_remove(list, hold);
     if (hold->file != HF__NO_FILE)
         hf__file_close(hold->file);
+    if (hold->syncing != HF__NO_FILE && hold->syncing != hold->file)
+        hf__file_close(hold->syncing);
     hold->file = hold->syncing = HF__NO_FILE;
     hold->thread = NULL;
     hold->count = 0;

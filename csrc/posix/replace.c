@@ -37,21 +37,23 @@ static int copy_attribute(const char *path, int fd, const char *name, char *valu
     return is_refusal(errno) ? 0 : -errno;
 }
 
-static int copy_attributes(const char *path, int fd) {
+static int copy_attributes(const char *path, int fd, bool same_group) {
     char *list = malloc(2 * LARGEST);
     if (list == NULL)
         return -ENOMEM;
     ssize_t length = hf__sys.listxattr(path, list, LARGEST);
     int rc = length < 0 && !is_refusal(errno) ? -errno : 0;
     for (const char *name = list; rc == 0 && name < list + length; name += strlen(name) + 1)
-        rc = copy_attribute(path, fd, name, list + LARGEST);
+        if (same_group || strcmp(name, "system.posix_acl_access") != 0) /* which would speak of another group */
+            rc = copy_attribute(path, fd, name, list + LARGEST);
     free(list);
     return rc;
 }
 
 #elif defined(__APPLE__)
 
-static int copy_attributes(const char *path, int fd) {
+static int copy_attributes(const char *path, int fd, bool same_group) {
+    (void)same_group; /* these lists name whom they mean */
     int from = hf__open_safely(path, O_RDONLY, 0);
     if (from < 0)
         return is_refusal(errno) ? 0 : -errno;
@@ -62,8 +64,8 @@ static int copy_attributes(const char *path, int fd) {
 
 #else
 
-static int copy_attributes(const char *path, int fd) {
-    (void)path, (void)fd;
+static int copy_attributes(const char *path, int fd, bool same_group) {
+    (void)path, (void)fd, (void)same_group;
     return 0;
 }
 
@@ -89,9 +91,10 @@ static int take_over(const char *path, int fd) {
         return HF_NOT_A_FILE;
     if (hf__sys.fchown(fd, old.st_uid, old.st_gid) != 0) /* all at once is for root; the group, for its members, too */
         (void)hf__sys.fchown(fd, (uid_t)-1, old.st_gid);
-    int rc = copy_attributes(path, fd);
-    if (rc == 0 &&
-        (hf__sys.fstat(fd, &new) != 0 || (hf__sys.fchmod(fd, permissions(&old, &new)) != 0 && !is_refusal(errno))))
+    if (hf__sys.fstat(fd, &new) != 0)
+        return -errno;
+    int rc = copy_attributes(path, fd, new.st_gid == old.st_gid);
+    if (rc == 0 && hf__sys.fchmod(fd, permissions(&old, &new)) != 0 && !is_refusal(errno))
         rc = -errno;
     return rc;
 }

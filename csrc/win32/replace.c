@@ -18,8 +18,8 @@ int hf_create(const char *path, unsigned mode, int64_t *opened) {
     int rc = hf__path_convert(path, &wide);
     if (rc != 0)
         return rc;
-    HANDLE file =
-        hf__file_create(wide.text, GENERIC_READ | GENERIC_WRITE | DELETE | WRITE_DAC, HF__SHARE_ALL, 0, mode, false);
+    HANDLE file = hf__file_create(wide.text, GENERIC_READ | GENERIC_WRITE | DELETE | WRITE_DAC, HF__SHARE_ALL, 0, mode,
+                                  (mode & 077) == 0);
     if (file == INVALID_HANDLE_VALUE)
         return hf__open_error(wide.text);
     *opened = (int64_t)(intptr_t)file;

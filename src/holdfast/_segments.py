@@ -184,12 +184,21 @@ def compress(segment: Segment) -> None:
         plain.close()
 
 
+def _permissions(descriptor: int, plain: os.stat_result) -> int:
+    """Those of the plain file; a group that is not the plain file's may do no more than everybody."""
+    try:
+        os.fchown(descriptor, -1, plain.st_gid)
+    except OSError:
+        return plain.st_mode & (0o707 | (plain.st_mode & 0o7) << 3)
+    return plain.st_mode & 0o777
+
+
 def _compress_into(file: IO[bytes], plain: Text) -> None:
     from gzip import GzipFile
 
     status = plain.status()
     if hasattr(os, "fchmod"):  # before there is anything to read in it
-        os.fchmod(file.fileno(), status.st_mode & 0o7777)
+        os.fchmod(file.fileno(), _permissions(file.fileno(), status))
     offset = 0
     with GzipFile(filename="", mode="wb", fileobj=file, mtime=int(status.st_mtime)) as zipped:
         while piece := plain.read(offset, _PIECE):

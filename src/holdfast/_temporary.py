@@ -69,7 +69,11 @@ def sweep(directory: str) -> None:
     began = time.monotonic()
     if began < _sweep_again.get(directory, began):
         return
-    for name in os.listdir(directory or os.curdir):
+    try:
+        names = os.listdir(directory or os.curdir)
+    except OSError:
+        return  # who may write here need not be allowed to look around; what else is wrong, the writer will find
+    for name in names:
         if name.endswith(".tmp") and is_litter(name):
             try:
                 os.unlink(os.path.join(directory, name))

@@ -88,7 +88,8 @@ class AtomicFile(_OfKind["Kind"]):
             raise
 
     def _begin(self) -> IO[Kind]:
-        self._target = _target_of(self._path, self._dangling)
+        # Absolute: the directory may be changed in the block.
+        self._target = os.path.abspath(_target_of(self._path, self._dangling))
         if self._locking:
             from holdfast.locks import FileLock
 
@@ -178,12 +179,22 @@ class AtomicFile(_OfKind["Kind"]):
                 if not mine:
                     _disconnect(self._file)
                 _close_quietly(self._file)
+            # An exception from a signal handler may have come after the rename: then it may be somebody else's by now.
+            ours = created and mine and bool(self._scratch) and _is_named(self._new.descriptor, self._scratch)
             self._new.close()
-            if created and mine and self._scratch:
+            if ours:
                 _core.remove_file(self._scratch)
         finally:
             if self._lock is not None and mine:
                 self._lock.release()
+
+
+def _is_named(descriptor: int, path: str) -> bool:
+    """Whether a path names an open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        return False
 
 
 def _disconnect(file: IO[Any]) -> None:

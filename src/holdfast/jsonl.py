@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from holdfast import _core
@@ -172,8 +174,14 @@ class JsonlFile:
         written = log_written(self._log)
         while (rc := sync_log(self._log, written)) == _core.INTERRUPTED:
             pass  # signal handlers have run
-        if rc != 0:
+        if rc in (_core.SYNC_FAILED, _core.CLOSED):
             self._fail(rc)
+        if rc != 0:
+            text = (
+                f"the records were appended, but could not be brought to the disk yet ({os.strerror(-rc)}); close some "
+                "files and call sync()"
+            )
+            raise OSError(-rc, text, self._path)
 
     def _append(self, lines: bytes, records: int) -> None:
         rc = append_log(self._log, lines, len(lines), records)
@@ -228,7 +236,13 @@ class JsonlFile:
             from holdfast._syncing import sync_from_time_to_time
 
             self._synced_by = os.getpid()
-            if not sync_from_time_to_time(self, interval):
+            started = False
+            try:
+                started = sync_from_time_to_time(self, interval)
+            finally:
+                if not started:
+                    self._synced_by = 0
+            if not started:
                 self.sync()
 
     # Rotation
@@ -244,7 +258,7 @@ class JsonlFile:
         """
         moved = self._move(_core.deadline(self._timeout), None)
         if moved is not None:
-            self._tidy(moved)
+            self._tidy()
         return moved
 
     def _rotate(self, deadline: int, length: int) -> None:
@@ -254,9 +268,15 @@ class JsonlFile:
         if self._compress:
             from threading import Thread
 
-            Thread(target=self._tidy, args=(moved,), name="holdfast-compress", daemon=True).start()
-        else:
-            self._tidy(moved)
+            with suppress(RuntimeError):  # no more threads, or the interpreter is about to end: the next one does it
+                Thread(target=self._tidy, name="holdfast-compress", daemon=True).start()
+            return
+        try:
+            self._tidy()
+        except OSError as error:  # the record that is to be appended must not suffer from it
+            from warnings import warn
+
+            warn(f"old files of the log {self._path!r} could not be removed: {error}", stacklevel=5)
 
     def _move(self, deadline: int, length: int | None) -> str | None:
         """Move the file aside, if it is still full for so many more bytes, or for None if there is anything in it."""
@@ -269,14 +289,22 @@ class JsonlFile:
                 return None
             to = _next_segment(self._path)
             moved = full if full < 0 else _core.move_log(self._log, to)
+            while moved == _core.BUSY and _core.now() < deadline:  # on Windows, while some program has the file open
+                time.sleep(0.001)
+                moved = _core.move_log(self._log, to)
         finally:  # and no with statement: an exception from a signal handler may come just before its __exit__ begins
             _core.unlock_log(self._log)
+        if moved == _core.BUSY:
+            text = "the log cannot be rotated, because another program has it open; close it there"
+            raise PermissionError(errno.EACCES, text, self._path)
+        if full < 0:
+            self._fail(full)
         if moved != 0:
             text = f"the log could not be rotated: renaming it to {to!r} failed ({os.strerror(-moved)})"
             raise OSError(-moved, text, self._path)
         return to
 
-    def _tidy(self, moved: str) -> None:
+    def _tidy(self) -> None:
         """Compress what was rotated, and remove what is too old to be kept."""
         from holdfast._segments import compress, prune, segments_of
 
@@ -409,6 +437,8 @@ class JsonlFile:
         >>> from holdfast import JsonlFile
         >>> JsonlFile("events.jsonl").close()
         """
+        if _core.log_is_mine(self._log):
+            self._fail(_core.SELF_DEADLOCK)
         deadline = _core.deadline(self._timeout)
         while (rc := _core.close_log(self._log)) == _core.BUSY and _core.now() < deadline:
             time.sleep(0.001)  # another thread is just appending
@@ -506,9 +536,9 @@ def _checked(encode: Callable[[Any], str | bytes]) -> Callable[[Any], bytes]:
 def _as_lines(encoded: list[Any]) -> bytes:
     """The lines of several records. Nearly always they are as they should be, and then looked at all at once."""
     try:
-        lines = b"\n".join([*encoded, b""])
+        lines = b"" if any(map(bytes.isspace, encoded)) else b"\n".join([*encoded, b""])
     except TypeError:
-        lines = b""  # there is text among them
+        lines = b""  # there is something else among them
     if lines.count(b"\n") == len(encoded) and b"\n\n" not in lines and lines[0] != _NEWLINE:
         return lines
     return b"".join([_as_line(one.encode() if isinstance(one, str) else one) for one in encoded])
@@ -538,7 +568,7 @@ def _sync_interval(durable: bool | float) -> float | None:
     if isinstance(durable, bool):
         return 0.0 if durable else None
     interval = seconds("durable", durable)
-    if not 0 < interval < float("inf"):
+    if not 0 < interval < 1e9:
         raise ValueError(f"durable must be False, True, or a number of seconds above 0, not {durable!r}")
     return interval
 
