@@ -272,7 +272,7 @@ say(str(len(os.listdir("/proc/self/fd"))) if os.path.exists("/proc/self/fd") els
         target,
     ) as child:
         child.expect("settings.json")
-        assert int(child.hear()) < 10
+        assert int(child.hear()) < 30  # of 600; one that comes between closing and noting that is out of reach
         child.join()
 
 

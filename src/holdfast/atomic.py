@@ -104,8 +104,8 @@ class AtomicFile(_OfKind["Kind"]):
             sweep(os.path.dirname(self._target))
             self._scratch = temporary_path(self._target)
             self._check(self._new.create(self._scratch, mode))
-        # Two descriptors: whoever closes the file early has still written it, and the other one can be synced.
-        file: IO[Any] = os.fdopen(os.dup(self._new.descriptor), self._mode, **self._text)
+        # Whoever closes the file early has written it, and the descriptor is still open to be synced.
+        file: IO[Any] = os.fdopen(self._new.descriptor, self._mode, closefd=False, **self._text)
         self._file = file
         return file
 
