@@ -272,7 +272,7 @@ say(str(len(os.listdir("/proc/self/fd"))) if os.path.exists("/proc/self/fd") els
     ) as child:
         assert int(child.hear()) < 30  # of 600; one that comes between closing and noting that is out of reach
         child.join()
-    # One that comes as the block ends, before __exit__() has begun, leaves a temporary file until the process has ended.
+    # One that comes as the block ends, before __exit__() has begun, leaves a temporary file until its process has gone.
     write_text(target, "the end")
     assert only(target)
 

@@ -126,9 +126,10 @@ struct hf__sys hf__sys = {
     .fchown = fchown,
     .rename = rename,
 #ifdef __linux__
-    .listxattr = listxattr,
-    .getxattr = getxattr,
+    .listxattr = llistxattr, /* of what is at the path, were it a link by now */
+    .getxattr = lgetxattr,
     .fsetxattr = fsetxattr,
+    .fremovexattr = fremovexattr,
 #endif
 #ifdef __APPLE__
     .fcopyfile = fcopyfile,
@@ -177,6 +178,7 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(listxattr),
     HF__SYS_ENTRY(getxattr),
     HF__SYS_ENTRY(fsetxattr),
+    HF__SYS_ENTRY(fremovexattr),
 #endif
 #ifdef __APPLE__
     HF__SYS_ENTRY(fcopyfile),
