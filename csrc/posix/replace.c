@@ -37,30 +37,23 @@ static int copy_attribute(const char *path, int fd, const char *name, char *valu
     return is_refusal(errno) ? 0 : -errno;
 }
 
-static int copy_attributes(const char *path, int fd) {
+static int copy_attributes(const char *path, int fd, bool same_group) {
     char *list = malloc(2 * LARGEST);
     if (list == NULL)
         return -ENOMEM;
     ssize_t length = hf__sys.listxattr(path, list, LARGEST);
     int rc = length < 0 && !is_refusal(errno) ? -errno : 0;
     for (const char *name = list; rc == 0 && name < list + length; name += strlen(name) + 1)
-        rc = copy_attribute(path, fd, name, list + LARGEST);
+        if (same_group || strcmp(name, "system.posix_acl_access") != 0) /* which would speak of another group */
+            rc = copy_attribute(path, fd, name, list + LARGEST);
     free(list);
     return rc;
 }
 
-/* Take away the access control list that the directory gives to new files. Whoever is in it would get in with the old
-   file's permissions, which the old file need not have let in. */
-static int drop_inherited_access(int fd) {
-    if (hf__sys.fremovexattr(fd, "system.posix_acl_access") == 0)
-        return 0;
-    bool has_none = errno == ENODATA || errno == ENOTSUP || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL;
-    return has_none ? 0 : -errno;
-}
-
 #elif defined(__APPLE__)
 
-static int copy_attributes(const char *path, int fd) {
+static int copy_attributes(const char *path, int fd, bool same_group) {
+    (void)same_group; /* these lists name whom they mean */
     int from = hf__open_safely(path, O_RDONLY, 0);
     if (from < 0)
         return is_refusal(errno) ? 0 : -errno;
@@ -71,33 +64,21 @@ static int copy_attributes(const char *path, int fd) {
 
 #else
 
-static int copy_attributes(const char *path, int fd) {
-    (void)path, (void)fd;
-    return 0;
-}
-
-#endif
-
-#ifndef __linux__
-
-static int drop_inherited_access(int fd) {
-    (void)fd;
+static int copy_attributes(const char *path, int fd, bool same_group) {
+    (void)path, (void)fd, (void)same_group;
     return 0;
 }
 
 #endif
 
 /* The permissions for a file that is to be like another one. Bits that made it run as its owner or group are kept with
-   these only. Where the group is not the old one, that one's members are among the others, who are among all that the new
-   group may be: so both get what both had. (With an access control list the group's bits are the limit of its entries.) */
+   these only. And a group that is not the old one must not be allowed more than everybody. */
 static unsigned permissions(const struct stat *old, const struct stat *new) {
     unsigned mode = old->st_mode & 07777;
     if (new->st_uid != old->st_uid)
         mode &= ~(unsigned)S_ISUID;
-    if (new->st_gid != old->st_gid) {
-        unsigned common = mode & mode >> 3 & S_IRWXO;
-        mode = (mode & ~(unsigned)(S_ISGID | S_IRWXG | S_IRWXO)) | common << 3 | common;
-    }
+    if (new->st_gid != old->st_gid)
+        mode &= ~(unsigned)(S_ISGID | S_IRWXG) | (mode & S_IRWXO) << 3;
     return mode;
 }
 
@@ -108,14 +89,11 @@ static int take_over(const char *path, int fd) {
         return errno == ENOENT ? 0 : -errno;
     if (!S_ISREG(old.st_mode))
         return HF_NOT_A_FILE;
-    int rc = drop_inherited_access(fd); /* while it is certainly ours */
-    if (rc != 0)
-        return rc;
     if (hf__sys.fchown(fd, old.st_uid, old.st_gid) != 0) /* all at once is for root; the group, for its members, too */
         (void)hf__sys.fchown(fd, (uid_t)-1, old.st_gid);
     if (hf__sys.fstat(fd, &new) != 0)
         return -errno;
-    rc = copy_attributes(path, fd);
+    int rc = copy_attributes(path, fd, new.st_gid == old.st_gid);
     if (rc == 0 && hf__sys.fchmod(fd, permissions(&old, &new)) != 0 && !is_refusal(errno))
         rc = -errno;
     return rc;

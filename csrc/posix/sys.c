@@ -126,10 +126,9 @@ struct hf__sys hf__sys = {
     .fchown = fchown,
     .rename = rename,
 #ifdef __linux__
-    .listxattr = llistxattr, /* of what is at the path, were it a link by now */
-    .getxattr = lgetxattr,
+    .listxattr = listxattr,
+    .getxattr = getxattr,
     .fsetxattr = fsetxattr,
-    .fremovexattr = fremovexattr,
 #endif
 #ifdef __APPLE__
     .fcopyfile = fcopyfile,
@@ -178,7 +177,6 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(listxattr),
     HF__SYS_ENTRY(getxattr),
     HF__SYS_ENTRY(fsetxattr),
-    HF__SYS_ENTRY(fremovexattr),
 #endif
 #ifdef __APPLE__
     HF__SYS_ENTRY(fcopyfile),

@@ -30,7 +30,6 @@ struct hf__sys {
     ssize_t (*listxattr)(const char *path, char *list, size_t size);
     ssize_t (*getxattr)(const char *path, const char *name, void *value, size_t size);
     int (*fsetxattr)(int fd, const char *name, const void *value, size_t size, int flags);
-    int (*fremovexattr)(int fd, const char *name);
 #endif
 #ifdef __APPLE__
     int (*fcopyfile)(int from, int to, copyfile_state_t state, copyfile_flags_t what);

@@ -45,7 +45,6 @@ FAILING(ssize_t, listxattr, (const char *path, char *list, size_t size), (path, 
 FAILING(ssize_t, getxattr, (const char *path, const char *name, void *value, size_t size), (path, name, value, size))
 FAILING(int, fsetxattr, (int fd, const char *name, const void *value, size_t size, int flags),
         (fd, name, value, size, flags))
-FAILING(int, fremovexattr, (int fd, const char *name), (fd, name))
 FAILING(ssize_t, read, (int fd, void *buffer, size_t size), (fd, buffer, size))
 FAILING(ssize_t, pread, (int fd, void *buffer, size_t size, off_t offset), (fd, buffer, size, offset))
 FAILING(ssize_t, write, (int fd, const void *buffer, size_t size), (fd, buffer, size))
@@ -96,7 +95,6 @@ static const struct {
     ENTRY(listxattr),
     ENTRY(getxattr),
     ENTRY(fsetxattr),
-    ENTRY(fremovexattr),
     ENTRY(ftruncate),
     ENTRY(birth_time),
     ENTRY(fsync),

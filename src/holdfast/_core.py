@@ -344,20 +344,7 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
         errno.EACCES,
         "no permission to create files in the directory of this file, or to replace it; nothing changed; ask for it",
     ),
-    -errno.EPERM: (
-        errno.EPERM,
-        "the file may not be replaced: it is somebody else's in a directory where only owners may (a sticky one), or it "
-        "is immutable; nothing changed; ask its owner",
-    ),
-    -errno.EBUSY: (
-        errno.EBUSY,
-        "the file is a mount point, as a single file in a container may be, and cannot be replaced; mount its directory "
-        "instead",
-    ),
     -errno.ENOENT: (errno.ENOENT, "the directory of this file does not exist; create it, or name another"),
-    -errno.ENOTDIR: (errno.ENOTDIR, "a part of the path before the last is not a directory; name another file"),
-    -errno.ENAMETOOLONG: (errno.ENAMETOOLONG, "the path is too long for the file system; choose a shorter one"),
-    -errno.EMFILE: (errno.EMFILE, "this process has too many open files; close some, or raise its limit (`ulimit -n`)"),
     -errno.ENOSPC: (errno.ENOSPC, "the disk is full; the file is as it was; free some space and write it again"),
     -errno.EDQUOT: (errno.EDQUOT, "the disk quota is used up; the file is as it was; free some space"),
     -errno.EFBIG: (

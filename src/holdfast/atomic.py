@@ -88,9 +88,8 @@ class AtomicFile(_OfKind["Kind"]):
             raise
 
     def _begin(self) -> IO[Kind]:
-        if not os.path.basename(self._path):
-            raise IsADirectoryError(errno.EISDIR, "the path ends like a directory's; name a file in it", self._path)
-        self._target = _absolute(_target_of(self._path, self._dangling))  # the directory may be changed in the block
+        # Absolute: the directory may be changed in the block.
+        self._target = os.path.abspath(_target_of(self._path, self._dangling))
         if self._locking:
             from holdfast.locks import FileLock
 
@@ -227,19 +226,12 @@ def _target_of(path: str, dangling: bool) -> str:
     return target
 
 
-def _absolute(path: str) -> str:
-    """The path from the root on. On POSIX its .. stay, because what they lead to depends on the links before them."""
-    return os.path.abspath(path) if os.name == "nt" else os.path.join(os.getcwd(), path)
-
-
 def _is_replacing(target: str, flags: int) -> bool:
     """Whether there is a file to be replaced. An error if it cannot be."""
     try:
         status = os.lstat(target)
     except FileNotFoundError:
         return False
-    except OSError as error:
-        raise _core.replace_error(-(error.errno or errno.EIO), target) from error
     if flags & _core.NO_REPLACE:
         raise _core.replace_error(-errno.EEXIST, target)
     if not stat.S_ISREG(status.st_mode):
