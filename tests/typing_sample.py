@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import holdfast
 from holdfast import (
     AcquireReturnProxy,
     BaseFileLock,
+    Change,
     Damage,
     DamagedLine,
+    DamagedState,
+    DocumentConflict,
     FileLock,
     Holder,
     JsonlFile,
@@ -19,8 +23,12 @@ from holdfast import (
     ReadWriteLock,
     Records,
     Report,
+    Snapshot,
     SoftFileLock,
+    StateConflict,
+    StateFile,
     Timeout,
+    ValueChange,
     atomic_write,
     holders,
     lock_all,
@@ -171,6 +179,47 @@ def replaced_files() -> None:
     write_bytes("n.bin", bytearray(2), overwrite=True, dangling=True)
 
 
+@dataclass
+class Plan:
+    """A user's own kind of state."""
+
+    title: str = "a plan"
+    done: bool = False
+
+
+def states() -> None:
+    state = StateFile("o.json", default=lambda: {"n": 0}, timeout=1, durable=False, history=True)
+    snapshot = state.load()
+    assert_type(snapshot, Snapshot[dict[str, Any]])
+    assert_type(snapshot.data, dict[str, Any])
+    assert_type(state.save({"n": 1}, expect=snapshot), int)
+    with state.edit() as data:
+        assert_type(data, dict[str, Any])
+        data["n"] += 1
+    assert_type(state.update(lambda data: {"n": data["n"] + 1}), int)
+    try:
+        state.save({}, expect=1)
+    except StateConflict as conflict:
+        assert_type(conflict.found, int)
+        assert_type(conflict.by, "Change | None")
+    changes = state.history(limit=5, since=1)
+    assert_type(changes, list[Change])
+    assert_type(changes[0].changes, tuple[ValueChange, ...])
+    assert_type(state.at(1).data, dict[str, Any])
+    assert_type(state.prune_history(keep_days=30), int)
+    plans = StateFile("p.json", type=Plan)
+    assert_type(plans.load().data, Plan)
+    with plans.edit() as plan:
+        assert_type(plan, Plan)
+        plan.done = True
+    try:
+        plans.load()
+    except DamagedState as error:
+        assert_type(error.line, "int | None")
+    except DocumentConflict as error:
+        assert_type(error.key, str)
+
+
 if __name__ == "__main__":
     file_locks()
     assert_type(decorated(2, text="x"), list[str])
@@ -183,4 +232,5 @@ if __name__ == "__main__":
     timeouts()
     logs()
     replaced_files()
+    states()
     assert_type(holdfast.__version__, str)

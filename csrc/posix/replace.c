@@ -38,10 +38,13 @@ static int copy_attribute(const char *path, int fd, const char *name, char *valu
 }
 
 static int copy_attributes(const char *path, int fd, bool same_group) {
+    ssize_t length = hf__sys.listxattr(path, NULL, 0); /* mostly none; and to ask with room for all takes far longer */
+    if (length <= 0)
+        return length == 0 || is_refusal(errno) ? 0 : -errno;
     char *list = malloc(2 * LARGEST);
     if (list == NULL)
         return -ENOMEM;
-    ssize_t length = hf__sys.listxattr(path, list, LARGEST);
+    length = hf__sys.listxattr(path, list, LARGEST);
     int rc = length < 0 && !is_refusal(errno) ? -errno : 0;
     for (const char *name = list; rc == 0 && name < list + length; name += strlen(name) + 1)
         if (same_group || strcmp(name, "system.posix_acl_access") != 0) /* which would speak of another group */

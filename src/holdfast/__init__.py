@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from holdfast._base import AcquireReturnProxy as AcquireReturnProxy
     from holdfast._base import BaseFileLock as BaseFileLock
     from holdfast._base import Timeout as Timeout
+    from holdfast._changes import Change as Change
+    from holdfast._changes import ValueChange as ValueChange
+    from holdfast._conflict import DocumentConflict as DocumentConflict
+    from holdfast._conflict import StateConflict as StateConflict
     from holdfast._damage import Damage as Damage
     from holdfast._damage import Report as Report
     from holdfast._holders import Holder as Holder
@@ -31,14 +35,20 @@ if TYPE_CHECKING:
     from holdfast.lockset import lock_all as lock_all
     from holdfast.rwlock import ReadWriteLock as ReadWriteLock
     from holdfast.softlock import SoftFileLock as SoftFileLock
+    from holdfast.state import DamagedState as DamagedState
+    from holdfast.state import Snapshot as Snapshot
+    from holdfast.state import StateFile as StateFile
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AcquireReturnProxy": "_base",
     "BaseFileLock": "_base",
+    "Change": "_changes",
     "Damage": "_damage",
     "DamagedLine": "_reading",
+    "DamagedState": "state",
+    "DocumentConflict": "_conflict",
     "FileLock": "locks",
     "Holder": "_holders",
     "JsonlFile": "jsonl",
@@ -47,8 +57,12 @@ _HOME = {
     "ReadWriteLock": "rwlock",
     "Records": "_reading",
     "Report": "_damage",
+    "Snapshot": "state",
     "SoftFileLock": "softlock",
+    "StateConflict": "_conflict",
+    "StateFile": "state",
     "Timeout": "_base",
+    "ValueChange": "_changes",
     "atomic_write": "atomic",
     "holders": "_holders",
     "lock_all": "lockset",
@@ -59,8 +73,11 @@ _HOME = {
 __all__ = [
     "AcquireReturnProxy",
     "BaseFileLock",
+    "Change",
     "Damage",
     "DamagedLine",
+    "DamagedState",
+    "DocumentConflict",
     "FileLock",
     "Holder",
     "JsonlFile",
@@ -69,8 +86,12 @@ __all__ = [
     "ReadWriteLock",
     "Records",
     "Report",
+    "Snapshot",
     "SoftFileLock",
+    "StateConflict",
+    "StateFile",
     "Timeout",
+    "ValueChange",
     "atomic_write",
     "holders",
     "lock_all",

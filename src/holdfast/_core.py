@@ -83,7 +83,11 @@ if not _pool:
 
 _IMPORTED_LATE = (
     "_checkpoint",
+    "_contents",
     "_damage",
+    "_documents",
+    "_formats",
+    "_history",
     "_holders",
     "_lines",
     "_order",
@@ -93,11 +97,13 @@ _IMPORTED_LATE = (
     "_temporary",
     "_texts",
     "atomic",
+    "documents",
     "jsonl",
     "lockset",
     "owner",
     "rwlock",
     "softlock",
+    "state",
 )
 
 
@@ -202,12 +208,12 @@ def remove_file(path: str) -> int:
     return rc
 
 
-def open_for_reading(path: str) -> int:
+def open_for_reading(path: str, error: Callable[[int, str], OSError]) -> int:
     """A descriptor of a regular file, which others may append to, rename and remove while it is open."""
     opened = ffi.new("int64_t *")
     rc: int = lib.hf_open_to_read(encode(path), opened)
     if rc != 0:
-        raise log_error(rc, path)
+        raise error(rc, path)
     return _descriptor_of(opened[0])
 
 
@@ -354,6 +360,21 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
     -errno.EROFS: (errno.EROFS, "the file system is read-only; name a file on another"),
     -errno.EIO: (errno.EIO, "the disk reports an error; the file is as it was; look after the disk"),
 }
+
+
+# The same, of a file that is only read.
+_READ_OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file but a FIFO, a device or a socket; name another"),
+    -errno.EACCES: (errno.EACCES, "no permission to read this file; ask for it, or name another"),
+}
+
+
+def read_error(rc: int, path: str) -> OSError:
+    """The exception for a result of opening a file to read it that is an error."""
+    if rc == lib.HF_NOT_A_FILE and os.path.isdir(path):
+        return IsADirectoryError(errno.EISDIR, "this is a directory; name a file in it", path)
+    number, text = _READ_OUTCOMES.get(rc) or (-rc, os.strerror(-rc))
+    return OSError(number, text, path)
 
 
 def replace_error(rc: int, path: str) -> OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from holdfast._core import open_for_reading
+from holdfast._core import log_error, open_for_reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _PIECE = 1 << 16
 
 def open_shared(path: str) -> int:
     """A descriptor to read a regular file with, which keeps nobody from renaming or removing it."""
-    return open_for_reading(path)
+    return open_for_reading(path, log_error)
 
 
 def identity(status: os.stat_result) -> Identity:

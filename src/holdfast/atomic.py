@@ -78,18 +78,25 @@ class AtomicFile(_OfKind["Kind"]):
         self._process = 0
 
     def __enter__(self) -> IO[Kind]:
-        if self._process:
-            raise RuntimeError("this atomic_write() has been used already; call it again")
-        self._process = os.getpid()
+        self._claim()
         try:
-            return self._begin()
+            self._begin()
+            # Whoever closes the file early has written it, and the descriptor is still open to be synced.
+            file: IO[Any] = os.fdopen(self._new.descriptor, self._mode, closefd=False, **self._text)
+            self._file = file
+            return file
         except BaseException:
             self._discard()
             raise
 
-    def _begin(self) -> IO[Kind]:
+    def _claim(self) -> None:
+        if self._process:
+            raise RuntimeError("this atomic_write() has been used already; call it again")
+        self._process = os.getpid()
+
+    def _begin(self) -> None:
         # Absolute: the directory may be changed in the block.
-        self._target = os.path.abspath(_target_of(self._path, self._dangling))
+        self._target = os.path.abspath(target_of(self._path, self._dangling))
         if self._locking:
             from holdfast.locks import FileLock
 
@@ -104,10 +111,6 @@ class AtomicFile(_OfKind["Kind"]):
             sweep(os.path.dirname(self._target))
             self._scratch = temporary_path(self._target)
             self._check(self._new.create(self._scratch, mode))
-        # Whoever closes the file early has written it, and the descriptor is still open to be synced.
-        file: IO[Any] = os.fdopen(self._new.descriptor, self._mode, closefd=False, **self._text)
-        self._file = file
-        return file
 
     def _create_git_lock(self, mode: int) -> None:
         """Create the file that git takes for a lock, waiting for it if asked to."""
@@ -134,9 +137,9 @@ class AtomicFile(_OfKind["Kind"]):
             raise RuntimeError(
                 f"{self._path!r} is being replaced by the process that began it; a forked child must not end its block"
             )
-        assert self._file is not None
-        with self._naming_the_file():
-            self._file.close()  # which writes what is left in its buffer
+        if self._file is not None:
+            with self._naming_the_file():
+                self._file.close()  # which writes what is left in its buffer
         deadline, nap = _core.deadline(_PATIENCE), 0.001
         while True:
             rc = self._new.replace(self._scratch, self._target, self._flags)
@@ -155,8 +158,18 @@ class AtomicFile(_OfKind["Kind"]):
         >>> from holdfast import atomic_write
         >>> atomic_write("settings.json").write('{"theme": "dark"}')
         """
-        with self as file, self._naming_the_file():
-            file.write(content)
+        if self._text:
+            with self as file, self._naming_the_file():
+                file.write(content)
+            return
+        self._claim()
+        try:
+            self._begin()
+            with self._naming_the_file():
+                _write_all(self._new.descriptor, memoryview(content).cast("B"))
+            self._commit()
+        finally:
+            self._discard()
 
     @contextmanager
     def _naming_the_file(self) -> Generator[None]:
@@ -189,6 +202,11 @@ class AtomicFile(_OfKind["Kind"]):
                 self._lock.release()
 
 
+def _write_all(descriptor: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
 def _is_named(descriptor: int, path: str) -> bool:
     """Whether a path names an open file."""
     try:
@@ -211,7 +229,7 @@ def _close_quietly(file: IO[Any]) -> None:
         file.close()
 
 
-def _target_of(path: str, dangling: bool) -> str:
+def target_of(path: str, dangling: bool) -> str:
     """The file that a path means, at the end of all links."""
     if not os.path.islink(path):
         return path

@@ -1,0 +1,87 @@
+"""Whole files as they were when somebody read them, and whether they still are."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from holdfast._core import open_for_reading, read_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+_SETTLED = 2.5
+"""Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
+elsewhere of some milliseconds, in which a second change of the same length would not show."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The bytes of a file, and the marks by which to recognise it. A file that does not exist has no bytes: None.
+
+    >>> from holdfast._contents import read
+    >>> read("missing.json").data is None
+    True
+    """
+
+    data: bytes | None
+    stamp: Stamp | None
+    """None when the file changed so shortly before it was read that another change might not show in its times."""
+
+    def is_current(self, path: str) -> bool:
+        """Whether the path surely still names a file with these contents. False also when only the bytes can tell."""
+        try:
+            return self.stamp == _stamp(os.stat(path)) if self.stamp else False
+        except OSError:
+            return False
+
+
+MISSING = Contents(None, None)
+
+
+def read(path: str) -> Contents:
+    """What is in the file that the path names.
+
+    >>> from holdfast import write_text
+    >>> from holdfast._contents import read
+    >>> write_text("settings.json", "{}")
+    >>> read("settings.json").data
+    b'{}'
+    """
+    try:
+        descriptor = open_for_reading(path, read_error)
+    except FileNotFoundError:
+        return MISSING
+    try:
+        before = os.fstat(descriptor)
+        room = before.st_size + 1
+        pieces = [os.read(descriptor, room)]
+        while len(pieces[-1]) == room:  # it has grown since
+            pieces.append(os.read(descriptor, room))
+    finally:
+        os.close(descriptor)
+    # The stamp is from before: what changes while it is read will not be recognised.
+    return Contents(b"".join(pieces), _stamp(before) if _is_settled(before) else None)
+
+
+def fingerprint(data: bytes | None) -> str:
+    """A text that tells contents from all others; empty for a file that does not exist.
+
+    >>> from holdfast._contents import fingerprint
+    >>> fingerprint(b"{}")
+    '2afb9b83f9314e5d029766197f539792'
+    """
+    return "" if data is None else blake2b(data, digest_size=16).hexdigest()
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return max(status.st_mtime, status.st_ctime) + _SETTLED < time.time()

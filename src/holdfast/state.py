@@ -1,0 +1,506 @@
+"""A mapping in a file that many processes change, without losing each other's changes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from holdfast import _contents
+from holdfast._base import check_bool, default_timeout, resolve_timeout
+from holdfast._changes import identical
+from holdfast._conflict import StateConflict
+from holdfast._contents import MISSING, Contents, fingerprint
+from holdfast._formats import Unreadable, format_of
+from holdfast._typed import converters
+from holdfast.atomic import target_of, write_bytes
+from holdfast.locks import FileLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from datetime import datetime
+    from typing import Any, Generic, TypeVar, overload
+
+    from holdfast._changes import Change
+    from holdfast._formats import Codec
+    from holdfast._history import History, Version
+
+    Data = TypeVar("Data")
+
+    class _OfData(Generic[Data]): ...
+
+else:
+
+    class _OfData:
+        """Generic, without typing."""
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(type(list[int]))
+
+
+_ATTEMPTS = 1000
+_SHORTEST_NAP, _LONGEST_NAP = 0.0005, 0.25
+
+
+class DamagedState(ValueError):
+    r"""The file of a state holds something else: it was cut off, or changed by hand. It is left as it is.
+
+    `path` and `line` say where, if the line is known, and `reason` what is wrong.
+
+    >>> from holdfast import DamagedState, StateFile, write_text
+    >>> write_text("state.json", '{"theme": "dark",\n}')
+    >>> try:
+    ...     StateFile("state.json").load()
+    ... except DamagedState as error:
+    ...     print(error.line)
+    2
+    """
+
+    def __init__(self, path: str, line: int | None, reason: str) -> None:
+        super().__init__(path, line, reason)
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f", line {self.line}"
+        return (
+            f"{self.path}{where}: this is not a state: {self.reason}. The file is left as it is: mend it, or put a "
+            "copy in its place, or remove it to begin anew"
+        )
+
+
+class Snapshot(_OfData["Data"]):
+    """A state as it was at one moment: `data`, and its `revision`.
+
+    The data belong to whoever loaded the snapshot: to change them changes nothing else. `fingerprint` is that of the
+    file's contents, by which save(expect=) knows whether anybody has changed it, with or without a new revision.
+
+    >>> from holdfast import StateFile
+    >>> StateFile("state.json").load()
+    <Snapshot of revision 0: {}>
+    """
+
+    __slots__ = ("_data", "_load", "fingerprint", "revision")
+
+    def __init__(self, load: Callable[[], Data], revision: int, fingerprint: str) -> None:
+        self._load: Callable[[], Data] | None = load
+        self.revision = revision
+        self.fingerprint = fingerprint
+
+    @property
+    def data(self) -> Data:
+        """The state, without the revision."""
+        if self._load is not None:  # most who look whether there is something new find nothing new
+            self._data = self._load()
+            self._load = None
+        return self._data
+
+    def __reduce__(self) -> tuple[Callable[..., Snapshot[Data]], tuple[Data, int, str]]:
+        return _snapshot, (self.data, self.revision, self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of revision {self.revision}: {self.data!r}>"
+
+
+def _snapshot(data: Data, revision: int, fingerprint: str) -> Snapshot[Data]:
+    return Snapshot(lambda: data, revision, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The contents of the file that were read last, and what they mean."""
+
+    contents: Contents
+    fingerprint: str
+    revision: int
+    frozen: bytes
+    """The state, pickled; empty when nobody has asked for it."""
+
+    def thaw(self) -> dict[Any, Any]:
+        """The state, the caller's own. Pickle makes one in half of the time that parsing takes."""
+        state: dict[Any, Any] = pickle.loads(self.frozen)
+        return state
+
+    def version(self) -> Version:
+        """The same for a history."""
+        from holdfast._history import Version
+
+        return Version(self.revision, self.fingerprint, len(self.contents.data or b""), self.thaw())
+
+
+class StateFile(_OfData["Data"]):
+    """A mapping in a file, with a revision that rises by one whenever it is saved.
+
+    Whoever saves holds `FileLock(path + ".lock")`, waiting `timeout` seconds for it (10, or HOLDFAST_TIMEOUT), and
+    replaces the file whole; with `durable=True` it is on the disk then. Reading takes no lock. A file that does not
+    exist counts as what `default()` returns, at revision 0, and one without a revision is at 0. The revision is in the
+    file, under `revision_key`, and not in the data.
+
+    The suffix says whether the file is JSON, YAML (`pip install holdfast[yaml]`) or TOML (`holdfast[toml]`), or
+    `format` does: "json", "yaml", "toml", or any object with `loads` and `dumps`. Comments in YAML and TOML are kept.
+
+    With `type=`, a dataclass or a Struct of msgspec (`holdfast[typed]`) or a model of pydantic, the data are instances
+    of that. `history=True` records every change in `path + ".history.jsonl"`.
+
+    >>> from holdfast import StateFile
+    >>> state = StateFile("state.json")
+    >>> with state.edit() as data:  # nobody else saves meanwhile
+    ...     data["jobs"] = data.get("jobs", 0) + 1
+    >>> state.load()
+    <Snapshot of revision 1: {'jobs': 1}>
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: StateFile[dict[str, Any]],
+            path: str | os.PathLike[str],
+            *,
+            type: None = None,
+            default: Callable[[], Mapping[str, Any]] = dict,
+            timeout: float | None = None,
+            durable: bool = True,
+            revision_key: str = "revision",
+            format: str | Codec | None = None,
+            history: bool = False,
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            path: str | os.PathLike[str],
+            *,
+            type: type[Data],
+            default: Callable[[], Data | Mapping[str, Any]] = dict,
+            timeout: float | None = None,
+            durable: bool = True,
+            revision_key: str = "revision",
+            format: str | Codec | None = None,
+            history: bool = False,
+        ) -> None: ...
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        type: type[Any] | None = None,
+        default: Callable[[], Any] = dict,
+        timeout: float | None = None,
+        durable: bool = True,
+        revision_key: str = "revision",
+        format: str | Codec | None = None,
+        history: bool = False,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "type": type,
+            "default": default,
+            "timeout": timeout,
+            "durable": durable,
+            "revision_key": revision_key,
+            "format": format,
+            "history": history,
+        }
+        given = os.fspath(path)
+        if not given:
+            raise ValueError("the path is empty")
+        if not callable(default):
+            raise TypeError(f"default must be a function that returns the first state, not {default!r}")
+        if not isinstance(revision_key, str):
+            raise TypeError(f"revision_key must be a str, not {revision_key!r}")
+        check_bool("durable", durable)
+        check_bool("history", history)
+        self._path = os.path.abspath(given if isinstance(given, str) else os.fsdecode(given))
+        self._timeout = default_timeout() if timeout is None else resolve_timeout(timeout, True)
+        self._durable = durable
+        self._revision_key = revision_key
+        self._format = format_of(self._path, format)
+        self._default = default
+        self._to_type, self._to_mapping = converters(type)
+        self._known = _Known(MISSING, "", 0, b"")
+        self._seen = (-1, "")  # the revision and fingerprint of which the user of this object was told last
+        self._lock = self._lock_of(self._path)
+        self._history: History | None = None
+        self._records = history
+        self._history_errors = 0
+
+    @property
+    def path(self) -> str:
+        """The path of the file, absolute."""
+        return self._path
+
+    # Reading
+
+    def load(self) -> Snapshot[Data]:
+        """The state as it is now. A file that has not changed since the last time is not read again.
+
+        >>> from holdfast import StateFile
+        >>> StateFile("state.json", default=lambda: {"theme": "dark"}).load().data
+        {'theme': 'dark'}
+        """
+        known = self._latest()
+        self._seen = (known.revision, known.fingerprint)
+        return Snapshot(lambda: self._to_type(known.thaw()), known.revision, known.fingerprint)
+
+    def _latest(self) -> _Known:
+        known = self._known
+        return known if known.frozen and known.contents.is_current(self._path) else self._read()
+
+    def _read(self) -> _Known:
+        known = self._known
+        contents = _contents.read(self._path)
+        if known.frozen and known.contents.data == contents.data:
+            known = replace(known, contents=contents)
+        else:
+            known = self._understand(contents)
+        self._known = known
+        return known
+
+    def _understand(self, contents: Contents) -> _Known:
+        """What the contents mean. A program that writes into the file, instead of replacing it, may not be done yet."""
+        while True:
+            try:
+                return self._parse(contents)
+            except Unreadable as error:
+                again = _contents.read(self._path)
+                if again.data == contents.data:
+                    raise DamagedState(self._path, error.line, error.reason) from error
+                contents = again
+
+    def _parse(self, contents: Contents) -> _Known:
+        if contents.data is None:
+            return _Known(contents, "", 0, pickle.dumps(self._first()))
+        state = self._format.parse(contents.data)
+        revision = state.pop(self._revision_key, 0)
+        if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+            key = self._revision_key
+            raise Unreadable(f"its {key!r} is not a revision; if it means something else, choose another revision_key")
+        try:
+            self._to_type(state)  # what is wrong is said now, and not when somebody looks at the data
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+        return _Known(contents, fingerprint(contents.data), revision, pickle.dumps(state))
+
+    def _first(self) -> dict[Any, Any]:
+        """The state of a file that does not exist."""
+        first = self._default()
+        state: dict[Any, Any] = {**first} if isinstance(first, Mapping) else self._to_mapping(first)
+        try:
+            self._to_type(state)
+        except ValueError as error:
+            raise ValueError(f"{self._path!r} does not exist, and its default is no state: {error}") from error
+        return state
+
+    # Writing
+
+    def save(self, data: Data, *, expect: Snapshot[Data] | int | None = None) -> int:
+        """Make `data` the state, and return its revision.
+
+        With `expect`, a snapshot or a revision, only if the file still is at that; otherwise StateConflict. A snapshot
+        also notices changes by programs that leave the revision alone; a number does so when this object loaded or
+        saved that revision last. Without `expect`, what others saved since is overwritten.
+
+        >>> from holdfast import StateFile
+        >>> state = StateFile("state.json")
+        >>> before = state.load()
+        >>> state.save({**before.data, "theme": "dark"}, expect=before)
+        1
+        """
+        state = self._state(data)
+        if not (expect is None or isinstance(expect, (Snapshot, int))) or isinstance(expect, bool):
+            raise TypeError(f"expect must be a snapshot or a revision, not {expect!r}")
+        with self._locked() as target:
+            found = self._read()
+            if isinstance(expect, Snapshot):
+                self._require(found, expect.revision, expect.fingerprint)
+            elif expect is not None:
+                self._require(found, expect, self._seen[1] if self._seen[0] == expect else found.fingerprint)
+            return self._write(target, found, state)
+
+    @contextmanager
+    def edit(self) -> Generator[Data]:
+        """The state, to be changed in a with block, at the end of which it is saved. Nobody else saves meanwhile.
+
+        An exception in the block saves nothing, and neither does a block that changes nothing. If a program that takes
+        no lock changes the file meanwhile, that is a StateConflict.
+
+        >>> from holdfast import StateFile
+        >>> with StateFile("state.json").edit() as data:
+        ...     data["theme"] = "dark"
+        """
+        process = os.getpid()
+        with self._locked() as target:
+            before = self._read()
+            data: Data = self._to_type(before.thaw())
+            yield data
+            if os.getpid() != process:
+                raise RuntimeError(
+                    f"{self._path!r} is edited by the process that began it; a forked child must not end its block"
+                )
+            state = self._state(data)
+            if self._is_news(state, before):
+                self._swap(target, before, state)
+
+    def update(self, change: Callable[[Data], Data | None], *, attempts: int = _ATTEMPTS) -> int:
+        """Change the state by a function that may take its time: no lock is held meanwhile. Returns the revision.
+
+        The function gets the data, and changes them or returns others. If somebody saved meanwhile it is called again
+        with the new data, after a pause that grows from time to time. After so many attempts that is a StateConflict.
+
+        >>> from holdfast import StateFile
+        >>> state = StateFile("state.json", default=lambda: {"jobs": ["a", "b"]})
+        >>> state.update(lambda data: {"jobs": data["jobs"][1:]})
+        1
+        """
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {attempts}")
+        nap = _SHORTEST_NAP
+        while True:
+            before = self._latest()
+            data: Data = self._to_type(before.thaw())
+            changed = change(data)
+            state = self._state(data if changed is None else changed)
+            if not self._is_news(state, before):
+                return before.revision
+            attempts -= 1
+            try:
+                with self._locked() as target:
+                    return self._swap(target, before, state)
+            except StateConflict:
+                if attempts == 0:
+                    raise
+            time.sleep(random.uniform(0, nap))
+            nap = min(nap * 2, _LONGEST_NAP)
+
+    def _is_news(self, state: dict[Any, Any], before: _Known) -> bool:
+        old = before.thaw()
+        return before.contents.data is None or state != old or not identical(state, old)  # the quick look first
+
+    def _swap(self, target: str, before: _Known, state: dict[Any, Any]) -> int:
+        """Save a state in the place of the one before."""
+        found = self._read()
+        self._require(found, before.revision, before.fingerprint)
+        return self._write(target, found, state)
+
+    def _state(self, data: Any) -> dict[Any, Any]:
+        state = self._to_mapping(data)
+        if self._revision_key in state:
+            raise ValueError(
+                f"the data have a key {self._revision_key!r}, under which {self._path!r} keeps its revision; choose "
+                "another revision_key"
+            )
+        return state
+
+    def _require(self, found: _Known, revision: int, fingerprint: str) -> None:
+        if (found.revision, found.fingerprint) != (revision, fingerprint):
+            by = None
+            if self._records:
+                with suppress(OSError):  # it is the conflict that matters
+                    by = self._history_of(self._path).which_left(found.fingerprint)
+            raise StateConflict(self._path, revision, found.revision, by)
+
+    def _write(self, target: str, before: _Known, state: dict[Any, Any]) -> int:
+        revision = before.revision + 1
+        contents = self._format.render({self._revision_key: revision, **state}, before.contents.data)
+        write_bytes(target, contents, durable=self._durable)
+        self._known = _Known(Contents(contents, None), fingerprint(contents), revision, b"")
+        self._seen = (revision, self._known.fingerprint)
+        if self._records:
+            self._record(target, before)
+        return revision
+
+    @contextmanager
+    def _locked(self) -> Generator[str]:
+        """Hold the lock of the file that the path means, at the end of all links: they all lead to one lock."""
+        target = target_of(self._path, dangling=True)
+        if self._lock.lock_file != target + ".lock":
+            self._lock = self._lock_of(target)
+        with self._lock:
+            yield target
+
+    def _lock_of(self, target: str) -> FileLock:
+        return FileLock(target + ".lock", timeout=self._timeout)
+
+    # History
+
+    def history(self, limit: int | None = None, since: int | datetime | None = None) -> list[Change]:
+        """The recorded changes, oldest first: the last `limit` of those after a revision or a time.
+
+        >>> from holdfast import StateFile
+        >>> state = StateFile("state.json", history=True)
+        >>> for theme in "dark", "light":
+        ...     revision = state.save({"theme": theme})
+        >>> [str(value) for change in state.history(since=1) for value in change.changes]
+        ["/theme: 'dark' -> 'light'"]
+        """
+        return self._history_of(self._path).changes(limit, since)
+
+    def at(self, revision: int) -> Snapshot[Data]:
+        """The state as it was at a recorded revision. LookupError if that is not in the history.
+
+        >>> from holdfast import StateFile
+        >>> state = StateFile("state.json", history=True)
+        >>> for theme in "dark", "light":
+        ...     revision = state.save({"theme": theme})
+        >>> state.at(1).data
+        {'theme': 'dark'}
+        """
+        state, fingerprint = self._history_of(self._path).at(revision)
+        return _snapshot(self._to_type(state), revision, fingerprint)
+
+    def prune_history(self, keep_days: float) -> int:
+        """Remove what is older from the history. Returns how many changes that were.
+
+        What is needed to rebuild the revisions that are kept is kept, and so is the last change.
+
+        >>> from holdfast import StateFile
+        >>> StateFile("state.json", history=True).prune_history(keep_days=90)
+        0
+        """
+        from datetime import datetime, timedelta, timezone
+
+        before = datetime.now(timezone.utc) - timedelta(days=keep_days)
+        with self._locked():
+            return self._history_of(self._path).prune(before)
+
+    @property
+    def history_errors(self) -> int:
+        """How many changes this object saved and could not record."""
+        return self._history_errors
+
+    def _history_of(self, path: str) -> History:
+        from holdfast._history import History
+
+        file = target_of(path, dangling=True) + ".history.jsonl"
+        if self._history is None or self._history.path != file:
+            self._history = History(file)
+        return self._history
+
+    def _record(self, target: str, before: _Known) -> None:
+        """Record what was saved. It is saved, and stays so if this fails."""
+        try:
+            self._known = self._parse(self._known.contents)  # the state as others will read it
+            mode = os.stat(target).st_mode & 0o777
+            self._history_of(target).add(before.version() if before.fingerprint else None, self._known.version(), mode)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            self._history_errors += 1
+            text = f"revision {before.revision + 1} of {self._path!r} was saved, but is not in its history: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+    def __reduce__(self) -> tuple[Callable[..., StateFile[Any]], tuple[str, dict[str, Any]]]:
+        """A copy, also in another process, is another object for the same file."""
+        return _make, (self._path, self._settings)
+
+    def __repr__(self) -> str:
+        return f"<StateFile {self._path!r}>"
+
+
+def _make(path: str, settings: dict[str, Any]) -> StateFile[Any]:
+    return StateFile(path, **settings)
