@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#define FIRST_TURN 20000000 /* nanoseconds */
+#define FIRST_TURN 200000000 /* nanoseconds */
 
 int64_t hf_now(void) {
     struct timespec now;

@@ -27,7 +27,7 @@ _sweep_again: dict[str, float] = {}
 def temporary_path(path: str) -> str:
     """A name for a temporary file beside `path`, which nobody can guess."""
     directory, name = os.path.split(path)
-    tail = f".{_owner()}-{os.urandom(8).hex()}.tmp"
+    tail = f".{this_process()}-{os.urandom(8).hex()}.tmp"
     room = _LONGEST_NAME - 1 - len(tail)
     while len(os.fsencode(name)) > room:
         name = name[:-1]
@@ -35,15 +35,20 @@ def temporary_path(path: str) -> str:
 
 
 @cache
-def _owner() -> str:
-    """This process, as names have it."""
+def this_process() -> str:
+    """This process, as names have it. It takes some time to find out, the first time.
+
+    >>> from holdfast._temporary import this_process
+    >>> this_process() == this_process()
+    True
+    """
     me = Owner.myself()
     start = "" if me.start is None else f"{me.start:x}"
     return f"{me.pid}-{_digest(me.host)}-{start}"
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_owner.cache_clear)
+    os.register_at_fork(after_in_child=this_process.cache_clear)
 
 
 def is_litter(name: str) -> bool:

@@ -117,8 +117,8 @@ def _namespace(kind: str) -> int | None:
 def _boot_id() -> int:
     """The id of this boot, or 0 where it is hidden."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return int(file.read().strip().replace("-", ""), 16)
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return int(file.read().strip().replace(b"-", b""), 16)
     except (OSError, ValueError):
         return 0
 

@@ -17,6 +17,7 @@ from holdfast._changes import identical
 from holdfast._conflict import StateConflict
 from holdfast._contents import MISSING, Contents, fingerprint
 from holdfast._formats import Unreadable, format_of
+from holdfast._temporary import this_process
 from holdfast._typed import converters
 from holdfast.atomic import target_of, write_bytes
 from holdfast.locks import FileLock
@@ -422,6 +423,7 @@ class StateFile(_OfData["Data"]):
         target = target_of(self._path, dangling=True)
         if self._lock.lock_file != target + ".lock":
             self._lock = self._lock_of(target)
+        this_process()  # which the new file's name needs: found out before others have to wait
         with self._lock:
             yield target
 
