@@ -9,12 +9,9 @@ better than absolute times.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import multiprocessing
-import os
-import platform
 import random
 import resource
 import statistics
@@ -26,13 +23,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import contenders
+import report
 from contenders import EVENT, LINE, Contender
 from locks import fastest_round
+from report import Table, Target
 
-Table = dict[str, dict[str, float]]
 Loop = Callable[[int], float]
 
 # This is to check what was written, and nothing that is measured.
@@ -455,22 +453,6 @@ def weighing(read: Callable[[], int], _: int) -> Work:
 # -- The report -------------------------------------------------------------------------------------------------------
 
 
-class Target(NamedTuple):
-    """What a figure, here one over another, should be."""
-
-    what: str
-    figure: tuple[str, str]
-    limit: float
-    over: tuple[str, str] | None = None
-    at_least: bool = False
-
-    def show(self, table: Table) -> None:
-        value = table[self.figure[0]][self.figure[1]] / (table[self.over[0]][self.over[1]] if self.over else 1)
-        met = value >= self.limit if self.at_least else value <= self.limit
-        bound = "at least" if self.at_least else "at most"
-        print(f"  {'met   ' if met else 'MISSED'}  {self.what}: {shown(value)} ({bound} {shown(self.limit)})")
-
-
 BYTES, ORJSON, JSON = "holdfast append_bytes", "holdfast append, orjson", "holdfast append, json"
 TARGETS = {
     "one process": [
@@ -494,20 +476,7 @@ TARGETS = {
 }
 
 
-def shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def show(title: str, table: Table) -> None:
-    columns = {column: max(9, len(column)) + 2 for column in next(iter(table.values()))}
-    print(f"\n{title}\n{'':32}" + "".join(f"{column:>{width}}" for column, width in columns.items()))
-    for name, row in table.items():
-        print(f"  {name:30}" + "".join(f"{shown(row[column]):>{width}}" for column, width in columns.items()))
-    for target in TARGETS.get(title, []):
-        target.show(table)
-
-
-def sections(folder: Path, quick: bool) -> dict[str, Callable[[], Table]]:
+def sections(folder: Path, quick: bool) -> report.Sections:
     rounds = 5 if quick else 40
     turns, seconds = (1, 0.2) if quick else (3, 1.0)
     return {
@@ -523,21 +492,5 @@ def sections(folder: Path, quick: bool) -> dict[str, Callable[[], Table]]:
     }
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("directory", nargs="?", type=Path, help="where the files go (default: a temporary one)")
-    options.add_argument("--quick", action="store_true", help="fewer rounds: a glimpse, not a figure to quote")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    chosen = options.parse_args()
-    print(f"Python {platform.python_version()} on {platform.system()} {platform.release()}, {os.cpu_count()} CPUs")
-    report = {}
-    with tempfile.TemporaryDirectory(dir=chosen.directory) as temporary:
-        for title, measure in sections(Path(temporary), chosen.quick).items():
-            report[title] = measure()
-            show(title, report[title])
-    if chosen.json:
-        chosen.json.write_text(json.dumps(report, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, sections, TARGETS)

@@ -15,6 +15,8 @@ from holdfast import (
     DamagedLine,
     DamagedState,
     DocumentConflict,
+    DocumentStats,
+    DocumentStore,
     FileLock,
     Holder,
     JsonlFile,
@@ -27,6 +29,7 @@ from holdfast import (
     SoftFileLock,
     StateConflict,
     StateFile,
+    StoreFull,
     Timeout,
     ValueChange,
     atomic_write,
@@ -216,8 +219,27 @@ def states() -> None:
         plans.load()
     except DamagedState as error:
         assert_type(error.line, "int | None")
-    except DocumentConflict as error:
-        assert_type(error.key, str)
+
+
+def documents() -> None:
+    with DocumentStore("q", debounce=0.1, when_full="raise", on_conflict=lambda key, mine, theirs: mine) as store:
+        assert_type(store, DocumentStore)
+        try:
+            store["jo"] = {"theme": "dark"}
+        except StoreFull as full:
+            raise SystemExit from full
+        for key, document in store.items():
+            assert_type(key, str)
+            assert_type(document, Any)
+        assert_type(store.pop("nobody", None), Any)
+        try:
+            store.flush(timeout=10)
+        except DocumentConflict as conflict:
+            assert_type(conflict.key, str)
+        assert_type(store.revision("jo"), int)
+        assert_type(store.refresh(), set[str])
+        assert_type(store.stats, DocumentStats)
+        assert_type(store.stats.oldest_pending, float)
 
 
 if __name__ == "__main__":
@@ -233,4 +255,5 @@ if __name__ == "__main__":
     logs()
     replaced_files()
     states()
+    documents()
     assert_type(holdfast.__version__, str)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from holdfast.atomic import atomic_write as atomic_write
     from holdfast.atomic import write_bytes as write_bytes
     from holdfast.atomic import write_text as write_text
+    from holdfast.documents import DocumentStats as DocumentStats
+    from holdfast.documents import DocumentStore as DocumentStore
+    from holdfast.documents import StoreFull as StoreFull
     from holdfast.jsonl import JsonlFile as JsonlFile
     from holdfast.jsonl import JsonlStats as JsonlStats
     from holdfast.locks import FileLock as FileLock
@@ -49,6 +52,8 @@ _HOME = {
     "DamagedLine": "_reading",
     "DamagedState": "state",
     "DocumentConflict": "_conflict",
+    "DocumentStats": "documents",
+    "DocumentStore": "documents",
     "FileLock": "locks",
     "Holder": "_holders",
     "JsonlFile": "jsonl",
@@ -61,6 +66,7 @@ _HOME = {
     "SoftFileLock": "softlock",
     "StateConflict": "_conflict",
     "StateFile": "state",
+    "StoreFull": "documents",
     "Timeout": "_base",
     "ValueChange": "_changes",
     "atomic_write": "atomic",
@@ -78,6 +84,8 @@ __all__ = [
     "DamagedLine",
     "DamagedState",
     "DocumentConflict",
+    "DocumentStats",
+    "DocumentStore",
     "FileLock",
     "Holder",
     "JsonlFile",
@@ -90,6 +98,7 @@ __all__ = [
     "SoftFileLock",
     "StateConflict",
     "StateFile",
+    "StoreFull",
     "Timeout",
     "ValueChange",
     "atomic_write",
