@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,13 +113,15 @@ def diskcache_transaction(path: str) -> Change:
 def create_diskcache(path: str, state: dict[str, Any]) -> None:
     from diskcache import Cache
 
-    Cache(path)["state"] = state
+    with Cache(path) as cache:
+        cache["state"] = state
 
 
 def count_diskcache(path: str) -> int:
     from diskcache import Cache
 
-    return int(Cache(path)["state"]["n"])
+    with Cache(path) as cache:
+        return int(cache["state"]["n"])
 
 
 def sqlite(path: str) -> sqlite3.Connection:
@@ -142,14 +144,15 @@ def sqlite_transaction(path: str) -> Change:
 
 
 def create_sqlite(path: str, state: dict[str, Any]) -> None:
-    connection = sqlite(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("CREATE TABLE states (data TEXT)")
-    connection.execute("INSERT INTO states VALUES (?)", (json.dumps(state),))
+    with closing(sqlite(path)) as connection:  # or those who are forked next would lose their locks with it
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE states (data TEXT)")
+        connection.execute("INSERT INTO states VALUES (?)", (json.dumps(state),))
 
 
 def count_sqlite(path: str) -> int:
-    return int(json.loads(sqlite(path).execute("SELECT data FROM states").fetchone()[0])["n"])
+    with closing(sqlite(path)) as connection:
+        return int(json.loads(connection.execute("SELECT data FROM states").fetchone()[0])["n"])
 
 
 EDIT, OURS = "holdfast edit", "recipe, with our FileLock"
@@ -223,8 +226,9 @@ def loading(folder: Path, rounds: int) -> Table:
     }
 
 
-def together(contender: Contender, count: int, changes: int, folder: Path, threads: bool) -> float:
+def together(name: str, count: int, changes: int, folder: Path, threads: bool) -> float:
     """Changes a second when so many make so many each, all at once."""
+    contender = CONTENDERS[name]
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         path = f"{temporary}/state.json"
         contender.create(path, STATE)
@@ -241,7 +245,7 @@ def together(contender: Contender, count: int, changes: int, folder: Path, threa
             return work
 
         seconds = max(took for (took,) in (in_threads(count, prepare) if threads else in_processes(count, prepare, 1)))
-        check("a contender", contender.count(path), count * (changes + 1))
+        check(name, contender.count(path), count * (changes + 1))
     return count * changes / seconds
 
 
@@ -254,8 +258,8 @@ def contention(folder: Path, rounds: int) -> Table:
     table: Table = {name: dict.fromkeys(kinds, 0.0) for name in CONTENDERS}
     for _ in range(rounds):
         for kind, (count, changes, threads) in kinds.items():
-            for name, contender in CONTENDERS.items():
-                table[name][kind] = max(table[name][kind], together(contender, count, changes, folder, threads))
+            for name in CONTENDERS:
+                table[name][kind] = max(table[name][kind], together(name, count, changes, folder, threads))
     for row in table.values():
         row["threads, of alone"] = row["50 threads"] / row["alone"]
         row["processes, of alone"] = row["100 processes"] / row["alone"]

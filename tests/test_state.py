@@ -7,14 +7,17 @@ import json
 import os
 import pickle
 import stat
+import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from conftest import posix_only
-from holdfast import DamagedState, FileLock, Snapshot, StateConflict, StateFile, Timeout
-from support import Child, held_elsewhere, in_another_thread, is_free
+from holdfast import DamagedState, FileLock, Snapshot, StateConflict, StateFile, Timeout, holders
+from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, in_another_thread, is_free
 
 
 @pytest.fixture
@@ -25,6 +28,14 @@ def path(tmp_path):
 
 def content(path):
     return json.loads(Path(path).read_bytes())
+
+
+def until_it_is_waited_for(lock):
+    """Wait until somebody waits for the lock, as far as the system shows that."""
+    if sys.platform == "linux" and WAITS_IN_KERNEL:
+        eventually(lambda: any(holder.waiting for holder in holders(lock)))
+    else:
+        time.sleep(0.1)
 
 
 class Counting:
@@ -277,6 +288,22 @@ def test_a_link_stays_and_leads_to_the_same_lock(tmp_path):
         in_another_thread(lambda: StateFile(link, timeout=0).save({}))
 
 
+@posix_only
+def test_a_link_that_leads_elsewhere_when_the_lock_has_come_is_followed_there(tmp_path):
+    link, first, second = tmp_path / "state.json", tmp_path / "first.json", tmp_path / "second.json"
+    for number, real in enumerate((first, second)):
+        StateFile(real).save({"n": number})
+    link.symlink_to(first)
+    with held_elsewhere(f"{first}.lock") as holder, ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(StateFile(link).update, lambda data: {"n": data["n"] + 10})
+        until_it_is_waited_for(f"{first}.lock")
+        link.unlink()
+        link.symlink_to(second)
+        holder.tell()
+        assert saving.result(PATIENCE) == 2
+    assert (content(first)["n"], content(second)["n"]) == (0, 11)
+
+
 def test_text_is_written_as_it_is_and_a_line_for_each_item(path):
     StateFile(path).save({"name": "Zoë", "jobs": {f"job {number}": {"done": False} for number in range(9)}})
     text = path.read_text(encoding="utf-8")
@@ -290,6 +317,23 @@ def test_what_json_makes_of_keys_and_tuples_is_what_is_loaded_also_by_the_one_wh
     state.save({1: (2, 3), False: None, "deep": {None: 1.5, "long": list(range(90))}})
     expected = {"1": [2, 3], "false": None, "deep": {"null": 1.5, "long": list(range(90))}}
     assert state.load().data == StateFile(path).load().data == expected
+
+
+def test_what_could_not_be_loaded_again_is_refused_and_changes_nothing(path):
+    deep: dict = {}
+    inner = deep
+    for _ in range(600):
+        inner["n"] = inner = {}
+    state = StateFile(path)
+    state.save({"n": 1})
+    with pytest.raises(ValueError, match="read again"):
+        state.save(deep)
+    with pytest.raises(ValueError, match="read again"):
+        StateFile(path, revision_key="1").save({1: "a"})
+    with pytest.raises(ValueError, match="read again"):
+        StateFile(f"{path}.pickle", format=pickle).save({"n": 2})
+    assert not os.path.exists(f"{path}.pickle")
+    assert content(path) == {"revision": 1, "n": 1}
 
 
 @pytest.mark.parametrize("data", [{"n": float("nan")}, {"n": {1, 2}}, {"n": b""}, {(1, 2): 3}])
@@ -348,6 +392,14 @@ def test_an_edit_that_changes_nothing_writes_nothing(path):
         data["n"] = 1
     assert os.path.samestat(before, path.stat())
     assert state.load().revision == 1
+
+
+def test_the_sign_of_zero_is_a_change(path):
+    state = StateFile(path)
+    state.save({"n": 0.0})
+    with state.edit() as data:
+        data["n"] = -0.0
+    assert str(state.load().data["n"]) == "-0.0"
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1"])

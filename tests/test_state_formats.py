@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 
 import pytest
 
@@ -105,6 +105,83 @@ def test_what_is_removed_from_yaml_goes_and_the_rest_stays(yaml):
         for line in YAML.replace("revision: 3", "revision: 4").splitlines(keepends=True)
         if "title" not in line and line not in ("  - name: b\n", "    done: true\n")
     )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("yaml", "hosts:\n- a  # primary\n- b  # broken\n- c  # backup\n"),
+        ("toml", 'hosts = [\n  "a", # primary\n  "b", # broken\n  "c", # backup\n]\n'),
+    ],
+)
+def test_comments_in_a_list_stay_with_their_items(tmp_path, suffix, text):
+    path = tmp_path / f"state.{suffix}"
+    path.write_text(text)
+    with StateFile(path).edit() as data:
+        data["hosts"].pop(0)
+    rest = "".join(line for line in text.splitlines(keepends=True) if "primary" not in line)
+    assert path.read_text().replace("revision: 1\n", "").replace("revision = 1\n", "") == rest
+
+
+def test_lists_are_changed_in_any_way(tmp_path):
+    path = tmp_path / "state.yaml"
+    path.write_text("n:  # the numbers\n- 1\n- 2\n- 3\n")
+    state = StateFile(path)
+    for numbers in [1, 9, 3], [1, 3], [0, 1, 3, 4], [4, 3, 1, 0], [], [7], [7, 7, 7], [[7], 7, {"a": 1}, 7], [{"a": 2}]:
+        state.save({"n": numbers})
+        assert StateFile(path).load().data == {"n": numbers}
+
+
+def test_a_file_with_nothing_but_comments_keeps_them(tmp_path):
+    path = tmp_path / "state.yaml"
+    path.write_text("# theme: light\n")
+    StateFile(path).save({"theme": "dark"})
+    assert path.read_text() == "# theme: light\nrevision: 1\ntheme: dark\n"
+
+
+@pytest.mark.parametrize("name", ["state.yaml", "state.toml"])
+def test_line_ends_of_windows_are_kept(tmp_path, name):
+    path = tmp_path / name
+    text = "# mine\nrevision: 1\na: 1\n" if name.endswith("yaml") else "# mine\nrevision = 1\na = 1\n"
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    with StateFile(path).edit() as data:
+        data["b"] = [1, 2]
+    written = path.read_bytes()
+    assert b"# mine\r\n" in written
+    assert written.count(b"\n") == written.count(b"\r\n") > 3
+
+
+def test_wide_indentation_of_yaml_is_kept(tmp_path):
+    path = tmp_path / "state.yaml"
+    text = "revision: 1\nserver:  # where\n    port: 80\n    tls:\n        on: true\n"
+    path.write_text(text)
+    with StateFile(path).edit() as data:
+        data["server"]["port"] = 81
+    assert path.read_text() == text.replace("revision: 1", "revision: 2").replace("80", "81")
+
+
+def test_another_order_alone_is_no_change_of_yaml_which_keeps_its_own(yaml):
+    with StateFile(yaml).edit() as data:
+        data["title"] = data.pop("title")
+    assert yaml.read_text() == YAML
+
+
+def test_yaml_keys_that_are_lists_can_be_kept(tmp_path):
+    path = tmp_path / "state.yaml"
+    path.write_text("? [a, b]\n: 1\n")
+    state = StateFile(path, history=True)
+    with state.edit() as data:
+        data["new"] = 1
+    assert state.load().data == {("a", "b"): 1, "new": 1}
+    assert (state.at(1).data, state.history_errors) == ({("a", "b"): 1, "new": 1}, 0)
+
+
+def test_the_same_moment_at_another_place_is_a_change(tmp_path):
+    path = tmp_path / "state.toml"
+    path.write_text("at = 2024-02-29T12:00:00Z\n")
+    with StateFile(path).edit() as data:
+        data["at"] = data["at"].astimezone(timezone(timedelta(hours=2)))
+    assert "at = 2024-02-29T14:00:00+02:00" in path.read_text()
 
 
 def test_values_that_share_an_anchor_are_told_apart_when_one_of_them_changes(tmp_path):
@@ -300,6 +377,32 @@ def test_a_file_that_does_not_fit_the_class_is_damaged(tmp_path, kind):
     path.write_text('{"theme": 5, "title": 5}')
     with pytest.raises(DamagedState, match="str"):
         StateFile(path, type=kind).load()
+
+
+def test_keys_that_are_numbers_come_back_as_such(tmp_path):
+    @dataclass
+    class Names:
+        by_number: dict[int, str]
+
+    state = StateFile(tmp_path / "names.json", type=Names, default=lambda: Names({}))
+    state.save(Names({1: "a"}))
+    assert state.load().data == Names({1: "a"})
+
+
+def test_a_value_of_the_wrong_type_is_refused_before_it_is_written(tmp_path):
+    state = StateFile(tmp_path / "settings.json", type=Settings)
+    state.save(Settings())
+    with pytest.raises(ValueError, match="int"), state.edit() as settings:
+        settings.size = "large"
+    assert state.load().data == Settings()
+
+
+def test_a_block_that_changes_nothing_of_an_instance_writes_nothing(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"revision": 7, "theme": "dark", "from a later version": 1}')
+    with StateFile(path, type=Settings).edit():
+        pass
+    assert path.read_text() == '{"revision": 7, "theme": "dark", "from a later version": 1}'
 
 
 def test_an_instance_of_another_class_is_refused(tmp_path):

@@ -6,13 +6,14 @@ import json
 import os
 import re
 import stat
+import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import posix_only
+from conftest import linux_only, posix_only
 from holdfast import Change, JsonlFile, StateConflict, StateFile, ValueChange
 from support import PATIENCE, Child
 
@@ -161,6 +162,64 @@ def test_a_history_is_not_more_open_than_the_file(path, state):
     assert stat.S_IMODE(log_of(path).stat().st_mode) == 0o600
 
 
+@linux_only
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_a_history_belongs_to_those_to_whom_the_file_belongs(path, state):
+    path.write_text("{}")
+    path.chmod(0o640)
+    os.chown(path, 1001, 3000)
+    state.save({"secret": 1})
+    status = log_of(path).stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1001, 3000, 0o640)
+
+
+@linux_only
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_history_whose_group_cannot_be_given_is_closed_to_its_own(tmp_path):
+    tmp_path.chmod(0o777)
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    path = folder / "state.json"
+    path.write_text("{}")
+    path.chmod(0o660)
+    os.chown(path, 1001, 3000)
+    code = """
+        from holdfast import StateFile
+        StateFile(args[1], history=True).save({})  # which imports what this user may not be able to read
+        os.setgroups([])
+        os.setgid(2000)
+        os.setuid(1001)
+        StateFile(args[0], history=True).save({"secret": 1})
+        """
+    for parent in folder.parents:  # a stranger has to come through
+        if parent.stat().st_uid == os.geteuid() and parent.stat().st_mode & 0o001 == 0:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    with Child(code, path, tmp_path / "other.json") as child:
+        child.join()
+    assert stat.S_IMODE(log_of(path).stat().st_mode) == 0o600
+
+
+def test_loading_in_other_threads_does_not_disturb_the_records(state):
+    state.save({"n": 0})
+    done = threading.Event()
+
+    def load():
+        while not done.is_set():
+            state.load()
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 200):
+        state.save({"n": number})
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert [(change.revision, change.pid) for change in state.history()] == [(n, os.getpid()) for n in range(1, 201)]
+    assert all(state.at(number + 1).data == {"n": number} for number in range(0, 200, 9))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # When it cannot be written
 
@@ -178,6 +237,19 @@ def test_a_history_that_cannot_be_written_does_not_keep_a_save_from_being_done(p
             assert state.save({"n": number}) == number
         assert state.history_errors == number
     assert json.loads(path.read_text()) == {"revision": 2, "n": 2}
+
+
+@pytest.mark.usefixtures("unwritable")
+@pytest.mark.parametrize("way", ["save", "edit", "update"])
+def test_the_warning_points_at_the_users_line(state, way):
+    def edit():
+        with state.edit() as data:
+            data["n"] = 1
+
+    ways = {"save": lambda: state.save({"n": 1}), "edit": edit, "update": lambda: state.update(lambda data: {"n": 1})}
+    with pytest.warns(RuntimeWarning) as caught:
+        ways[way]()
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @pytest.mark.usefixtures("unwritable")
@@ -225,6 +297,30 @@ def test_a_torn_record_costs_no_other(path, state):
     assert [state.at(revision).data["n"] for revision in (1, 2, 3)] == [1, 2, 3]
 
 
+def test_half_a_record_that_another_one_follows_is_passed_over(path, state):
+    state.save({"n": 1})
+    state.save({"n": 2})
+    log_of(path).write_bytes(log_of(path).read_bytes()[:-30])
+    state.save({"n": 3})
+    assert [change.revision for change in state.history()] == [1, 2, 3]
+    assert [change.pid for change in state.history()][1] is None  # what was found, in the place of what was lost
+    assert state.prune_history(keep_days=1) == 0
+
+
+@pytest.mark.parametrize("line", [b'{"behind":5}', b"[]", b"null", b'{"revision":9,"behind":0,"time":"2x","after":1}'])
+def test_strange_lines_at_the_end_harm_nothing(path, state, line):
+    before = state.load()
+    state.save({"n": 1})
+    with open(log_of(path), "ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(StateConflict):
+        state.save({"n": 2}, expect=before)
+    assert state.save({"n": 3}) == 2
+    assert (state.at(1).data, state.at(2).data, state.history_errors) == ({"n": 1}, {"n": 3}, 0)
+    assert {change.revision for change in state.history()} == {1, 2}
+    assert state.prune_history(keep_days=1) == 0
+
+
 def test_a_record_that_is_missing_in_the_middle_is_noticed(path, state):
     for number in range(1, 5):
         state.save({"n": number, "other": 0})
@@ -262,6 +358,17 @@ def test_the_last_changes_come_oldest_first(state):
     assert [change.revision for change in state.history(since=3)] == [4, 5]
     assert [change.revision for change in state.history(limit=1, since=1)] == [5]
     assert state.history(limit=0) == []
+
+
+def test_changes_after_a_revision_are_those_after_it_was_recorded_last(path, state):
+    for number in range(4):
+        state.save({"n": number})
+    path.unlink()
+    for number in range(3):
+        state.save({"n": number})
+    assert [change.revision for change in state.history(since=2)] == [3]
+    assert [change.revision for change in state.history(since=4)] == [1, 2, 3]
+    assert len(state.history(since=0)) == 7
 
 
 def test_changes_can_be_asked_for_by_time(path, state):
@@ -333,6 +440,27 @@ def test_the_last_change_is_never_pruned(path, state):
 def test_pruning_what_is_not_there_does_nothing(path, state):
     assert state.prune_history(keep_days=1) == 0
     assert not log_of(path).exists()
+
+
+@pytest.mark.parametrize("days", [float("inf"), 1e9])
+def test_a_history_can_be_kept_for_ever(state, days):
+    state.save({"n": 1})
+    assert state.prune_history(days) == 0
+
+
+@pytest.mark.parametrize("days", [-1, float("nan")])
+def test_a_time_to_keep_that_makes_no_sense_is_refused(state, days):
+    with pytest.raises(ValueError, match="keep_days"):
+        state.prune_history(days)
+
+
+def test_a_history_that_was_rotated_is_read_and_not_pruned(path, state):
+    state.save({"n": 1})
+    JsonlFile(log_of(path)).rotate()
+    state.save({"n": 2})
+    assert [state.at(revision).data["n"] for revision in (1, 2)] == [1, 2]
+    with pytest.raises(ValueError, match="rotated"):
+        state.prune_history(keep_days=0)
 
 
 def test_a_saver_goes_on_after_another_process_has_pruned(path, state):

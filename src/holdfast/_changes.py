@@ -74,7 +74,11 @@ def identical(one: Any, other: Any, ordered: bool = True) -> bool:
         return keys and all(identical(value, other[key], ordered) for key, value in one.items())
     if isinstance(one, list):
         return len(one) == len(other) and all(identical(*pair, ordered) for pair in zip(one, other, strict=True))
-    return bool(one == other) or (one != one and other != other)  # noqa: PLR0124 (NaN)
+    if isinstance(one, float):
+        return repr(one) == repr(other)  # the sign of zero, and NaN
+    if hasattr(one, "isoformat"):
+        return bool(one.isoformat() == other.isoformat())  # the same moment may be another time
+    return bool(one == other)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[ValueChange]:

@@ -39,7 +39,8 @@ class StateConflict(RuntimeError):
             what = f"was changed since by another program, which left its revision at {self.found}"
         else:
             what = f"is at revision {self.found}, and not at {self.expected} as expected"
-        who = f" (process {self.by.pid} on {self.by.host}, {self.by.time:%Y-%m-%d %H:%M:%S} UTC)" if self.by else ""
+        by = self.by if self.by and self.by.pid else None
+        who = f" (process {by.pid} on {by.host}, {by.time:%Y-%m-%d %H:%M:%S} UTC)" if by else ""
         return (
             f"{self.path!r} {what}{who}, and was left alone. Load it and make the change again, or let update() do that"
         )

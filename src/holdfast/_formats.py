@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from holdfast._changes import identical
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _LINE = 100
+_INDENTED_MAPPING = re.compile(r"^[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\r?\n( +)(?![-# ])", re.MULTILINE)
 
 
 class Unreadable(ValueError):
@@ -38,8 +40,11 @@ class Unreadable(ValueError):
 class Format:
     """A format that json, or an object with the same interface, reads and writes."""
 
-    _errors: tuple[type[Exception], ...] = (ValueError, RecursionError)
-    """What reading or writing raises when it cannot be done."""
+    ordered = True
+    """Whether a file is written in the order of the data."""
+
+    _errors: tuple[type[Exception], ...] = (Exception,)
+    """What reading or writing raises when it cannot be done: anything, if it is the user's."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -77,6 +82,8 @@ class Json(Format):
     To lay out all levels would take json several times as long.
     """
 
+    _errors = (ValueError, RecursionError)
+
     def __init__(self) -> None:
         import json
 
@@ -105,8 +112,10 @@ class Json(Format):
 class _Annotated(Format):
     """A format with comments. They are kept where the values they belong to are."""
 
+    ordered = False
+
     # The libraries raise more than they say.
-    _errors: tuple[type[Exception], ...] = (*Format._errors, LookupError, TypeError, AttributeError)
+    _errors: tuple[type[Exception], ...] = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
     def __init__(self) -> None:  # no codec
         pass
@@ -128,12 +137,15 @@ class _Annotated(Format):
     def _revised(self, data: dict[Any, Any], before: bytes) -> str | None:
         """The text before, changed as little as that takes. None if it is of a kind that cannot be changed so."""
         old_text = str(before, "utf-8-sig")
-        document = self._document(old_text)
-        if not isinstance(document, dict):
-            return None
         try:
-            _revise(document, self._parse(old_text), data)
-            text = self._text(document, old_text)
+            document = self._document(old_text)
+            if document is None:  # nothing but comments
+                text = old_text.rstrip() + "\n" + self._written(data)
+            else:
+                _revise(document, self._parse(old_text), data)
+                text = self._text(document, old_text)
+            if "\r\n" in old_text:
+                text = text.replace("\r\n", "\n").replace("\n", "\r\n")
             # An anchor, for example, has one value in several places, and takes all of them along.
             return text if identical(self._parse(text), data, ordered=False) else None
         except self._errors:
@@ -170,15 +182,17 @@ class Yaml(_Annotated):
     def _text(self, document: Any, before: str) -> str:
         from ruamel.yaml.util import load_yaml_guess_indent
 
-        _, indent, offset = load_yaml_guess_indent(before)
-        return self._dumped(document, sequence=indent, offset=offset)
+        _, sequence, offset = load_yaml_guess_indent(before)
+        mapping = _INDENTED_MAPPING.search(before)
+        return self._dumped(document, len(mapping[1]) if mapping else None, sequence, offset)
 
-    def _dumped(self, data: Any, **indent: int | None) -> str:
+    def _dumped(
+        self, data: Any, mapping: int | None = None, sequence: int | None = None, offset: int | None = None
+    ) -> str:
         from io import StringIO
 
         yaml, text = self._yaml(), StringIO()
-        if indent.get("sequence") and indent.get("offset") is not None:
-            yaml.indent(**indent)
+        yaml.indent(mapping, *((sequence, offset) if sequence and offset is not None else ()))
         yaml.dump(data, text)
         return text.getvalue()
 
@@ -258,20 +272,30 @@ def _revise_item(document: Any, key: Any, old: Any, new: Any) -> None:
     if isinstance(old, dict) and isinstance(new, dict):
         _revise(document[key], old, new)
     elif isinstance(old, list) and isinstance(new, list):
-        items = document[key]
-        del items[len(new) :]
-        for index in range(min(len(old), len(new))):
-            _revise_item(items, index, old[index], new[index])
-        for value in new[len(old) :]:
-            items.append(value)
+        _revise_list(document[key], old, new)
     elif not identical(old, new):
         document[key] = new
+
+
+def _revise_list(items: Any, old: list[Any], new: list[Any]) -> None:
+    """The same for a list. What is equal at its beginning and at its end stays, with its comments."""
+    shorter = min(len(old), len(new))
+    start = next((index for index in range(shorter) if not identical(old[index], new[index])), shorter)
+    rest = range(1, shorter - start + 1)
+    end = next((index - 1 for index in rest if not identical(old[-index], new[-index])), shorter - start)
+    for index in reversed(range(len(new) - end, len(old) - end)):
+        del items[index]
+    for index in range(start, len(new) - end):
+        if index < len(old) - end:
+            _revise_item(items, index, old[index], new[index])
+        else:
+            items.insert(index, new[index])
 
 
 def _plain(value: Any) -> Any:
     """The same as dicts and lists of the values that every format has."""
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -11,11 +11,13 @@ import json
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from holdfast._changes import Change, ValueChange, applied, differences
 from holdfast._reading import Records
+from holdfast._segments import segments_of
 from holdfast._tagged import tagged, untagged
 from holdfast._texts import Text
 from holdfast.atomic import atomic_write
@@ -38,15 +40,6 @@ _HEAD = re.compile(rb'\{"revision":(\d+),"behind":(\d+),"time":"([^"]*)",')
 
 
 @dataclass(frozen=True)
-class _Head:
-    """What a record begins with."""
-
-    revision: int
-    behind: int
-    time: str
-
-
-@dataclass(frozen=True)
 class Version:
     """A state, and the file that holds it: the fingerprint and the size of its contents."""
 
@@ -56,24 +49,59 @@ class Version:
     state: dict[Any, Any]
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What a record begins with."""
+
+    revision: int
+    behind: int
+    time: datetime
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A line of the history."""
+
+    head: _Head
+    change: Change
+    before: str
+    after: str
+    state: Any  # None if it is not recorded here
+
+    @classmethod
+    def parse(cls, line: bytes) -> _Record | None:
+        """The record in a line. None if it is damaged: anybody may write into the file."""
+        try:
+            found = json.loads(line)
+            head = _Head(int(found["revision"]), int(found["behind"]), datetime.fromisoformat(found["time"]))
+            changes = tuple(map(_value_change, found["changes"]))
+            change = Change(head.revision, head.time, found["pid"], found["host"], changes)
+            state = untagged(found["state"]) if head.behind == 0 else None
+            return cls(head, change, str(found["before"]), str(found["after"]), state)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+
+
 class History:
     """The log beside the file of a state. Whoever adds to it or prunes it has locked the state."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._log: JsonlFile | None = None
+        # Not durable: what a power cut takes is missed, and recorded again.
+        self._log = JsonlFile(path, timeout=_PATIENCE)
 
     # Writing
 
-    def add(self, before: Version | None, after: Version, mode: int) -> None:
-        """Record that a state was changed; `before` is None if there was no file. `mode` is for a new history."""
-        if self._log is None:
-            # Not durable: what a power cut takes is missed, and recorded again. 0o600: who may write need be able to.
-            self._log = JsonlFile(self.path, timeout=_PATIENCE, mode=mode | 0o600)
+    def add(self, before: Version | None, after: Version, *, like: os.stat_result) -> None:
+        """Record that a state was changed; `before` is None if there was no file. `like` is the file of the state."""
         found = before.fingerprint if before else ""
-        last, behind = self._last()
+        line = _last_line(self.path)
+        if line is None:
+            _create(self.path, like)
+        last = _Record.parse(line or b"")
+        behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
         records: list[dict[str, Any]] = []
-        if before is not None and (last is None or last["after"] != found):
+        if before is not None and (last is None or last.after != found):
             records.append(_record(before, "", 0, None, None, []))
             behind = 1
         if before is None or behind > max(_ROOM, after.size):
@@ -84,7 +112,9 @@ class History:
 
     def prune(self, before: datetime) -> int:
         """Remove what is older, but not the last record. Returns how many records that were."""
-        ages = [_time(head.time) >= before for head, _ in self._lines()]
+        if segments_of(self.path):
+            raise ValueError(f"the history {self.path!r} was rotated; remove old files of it instead of pruning it")
+        ages = [head.time >= before for head, _ in self._lines()]
         removed = min([*ages, True].index(True), len(ages) - 1)
         if removed < 1:
             return 0
@@ -100,9 +130,17 @@ class History:
     # Reading
 
     def changes(self, limit: int | None, since: int | datetime | None) -> list[Change]:
-        """The last changes, oldest first: those of revisions, or of times, after `since`."""
-        lines = (line for head, line in self._lines() if _is_after(head, since))
-        return [_change(json.loads(line)) for line in deque(lines, limit)]
+        """The last changes, oldest first: those after a time, or after a revision was recorded last."""
+        after = since.astimezone() if isinstance(since, datetime) else None
+        lines: deque[bytes] = deque(maxlen=limit)
+        passed = not isinstance(since, int) or since == 0
+        for head, line in self._lines():
+            if head.revision == since:
+                lines.clear()
+                passed = True
+            elif passed and (after is None or head.time > after):
+                lines.append(line)
+        return [record.change for record in map(_Record.parse, lines) if record is not None]
 
     def at(self, revision: int) -> tuple[dict[Any, Any], str]:
         """The state of a revision, and the fingerprint of the file that held it."""
@@ -116,7 +154,7 @@ class History:
             raise LookupError(f"revision {revision} is not in the history {self.path!r}: it never was, or was pruned")
         try:
             return _rebuilt(found)
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise LookupError(
                 f"revision {revision} cannot be rebuilt: records before it are missing from the history {self.path!r} "
                 f"or damaged ({error}); see what JsonlFile(path).verify() reports"
@@ -124,33 +162,24 @@ class History:
 
     def which_left(self, fingerprint: str) -> Change | None:
         """The last change, if it is the one that left the file with contents of this fingerprint."""
-        last, _ = self._last()
-        return _change(last) if last is not None and last["after"] == fingerprint else None
+        last = _Record.parse(_last_line(self.path) or b"")
+        return last.change if last is not None and last.after == fingerprint else None
 
     def _lines(self) -> Iterator[tuple[_Head, bytes]]:
         for line in Records(self.path, bytes, errors="skip"):
             if head := _head(line):
                 yield head, line
 
-    def _last(self) -> tuple[dict[str, Any] | None, int]:
-        """The last record, and how many bytes of changes there are since the state was recorded whole."""
-        line = _last_line(self.path)
-        try:
-            record = json.loads(line)
-            return record, int(record["behind"]) + len(line) if record["behind"] else 1
-        except (ValueError, KeyError, TypeError):
-            return None, 0  # nothing, or torn: like a record that is missing
-
 
 def _head(line: bytes) -> _Head | None:
-    """What a record begins with. None if the line is damaged."""
+    """What a record begins with. None if the line is damaged there."""
     if match := _HEAD.match(line):
-        return _Head(int(match[1]), int(match[2]), match[3].decode())
-    try:  # another program may have written it anew, in its own way
-        record = json.loads(line)
-        return _Head(record["revision"], record["behind"], record["time"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        try:
+            return _Head(int(match[1]), int(match[2]), datetime.fromisoformat(match[3].decode()))
+        except ValueError:
+            return None
+    record = _Record.parse(line)  # another program may have written it anew, in its own way
+    return record.head if record else None
 
 
 def _record(
@@ -186,11 +215,6 @@ def _value_change(found: dict[str, Any]) -> ValueChange:
 _KINDS: dict[tuple[bool, bool], Any] = {(True, True): "changed", (True, False): "removed", (False, True): "added"}
 
 
-def _change(record: dict[str, Any]) -> Change:
-    changes = tuple(map(_value_change, record["changes"]))
-    return Change(record["revision"], _time(record["time"]), record["pid"], record["host"], changes)
-
-
 def _extend(chain: list[bytes], head: _Head, line: bytes) -> None:
     """Add a record to those from which a state is rebuilt, which begin with one that has it whole."""
     if head.behind == 0:
@@ -199,48 +223,40 @@ def _extend(chain: list[bytes], head: _Head, line: bytes) -> None:
 
 
 def _rebuilt(chain: list[bytes]) -> tuple[dict[Any, Any], str]:
-    """The state after the last of these records, and the fingerprint of the file that held it."""
+    """The state after the last of these records, and the fingerprint of the file that held it. Raises ValueError."""
     state: Any = None
-    left = ""
+    left = None
     for line in chain:
-        record = json.loads(line)
-        if "state" in record:
-            state = untagged(record["state"])
-        elif record["before"] != left:
-            raise ValueError(f"what was before revision {record['revision']} is not there")
+        record = _Record.parse(line)
+        if record is None:
+            raise ValueError("a line is damaged")
+        if record.head.behind == 0:
+            state = record.state
+        elif record.before != left:
+            raise ValueError(f"what was before revision {record.head.revision} is not there")
         else:
-            for change in record["changes"]:
-                state = applied(state, _value_change(change))
-        left = record["after"]
-    return state, left
+            for change in record.change.changes:
+                state = applied(state, change)
+        left = record.after
+    return state, left or ""
 
 
 def _made_whole(chain: list[bytes]) -> bytes:
     """The last of these records, with the whole state."""
     try:
         state, _ = _rebuilt(chain)
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return chain[-1]  # it is lost already
     record = {**json.loads(chain[-1]), "behind": 0, "state": tagged(state)}
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _is_after(head: _Head, since: int | datetime | None) -> bool:
-    if isinstance(since, datetime):
-        return _time(head.time) > since.astimezone()
-    return since is None or head.revision > since
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _last_line(path: str) -> bytes:
-    """The last line of a file; empty if there is none, or if it has no end."""
+def _last_line(path: str) -> bytes | None:
+    """The last line of a file, empty if there is none or it has no end. None if there is no file."""
     try:
         text = Text(path)
     except FileNotFoundError:
-        return b""
+        return None
     size, length = text.status().st_size, 4096
     while True:
         tail = text.read(max(size - length, 0), min(length, size))
@@ -248,3 +264,30 @@ def _last_line(path: str) -> bytes:
         if start or length >= size:
             return tail[start:] if tail.endswith(b"\n") else b""
         length *= 8
+
+
+def _create(path: str, like: os.stat_result) -> None:
+    """Create the history for those who may read the state, and nobody else: the same is in both."""
+    if os.name == "nt":
+        return  # who may read it is up to its directory, as for the state
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        mode = like.st_mode & 0o666 | 0o600
+        new = os.fstat(descriptor)
+        if (new.st_uid, new.st_gid) != (like.st_uid, like.st_gid) and not _gave(descriptor, like):
+            mode = mode & ~0o060 | (mode & 0o006) << 3  # its group is another: it may do what everybody may
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _gave(descriptor: int, like: os.stat_result) -> bool:
+    """Give a file to the owner and the group of another, or at least to the group."""
+    for owner in like.st_uid, -1:
+        with suppress(OSError):
+            os.fchown(descriptor, owner, like.st_gid)
+            return True
+    return False

@@ -24,7 +24,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$float": float,
     "$bytes": bytes.fromhex,
     "$set": lambda items: {*map(untagged, items)},
-    "$items": lambda items: {untagged(key): untagged(value) for key, value in items},
+    "$items": lambda items: {_key(untagged(key)): untagged(value) for key, value in items},
 }
 
 
@@ -74,3 +74,7 @@ def untagged(value: Any) -> Any:
                 return _READERS[tag](item)
         return {key: untagged(item) for key, item in value.items()}
     return value
+
+
+def _key(value: Any) -> Any:
+    return tuple(map(_key, value)) if isinstance(value, list) else value

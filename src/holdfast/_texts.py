@@ -39,9 +39,10 @@ class Text:
     broken = ""
     """Why the rest of the file cannot be read, if it cannot."""
 
+    _descriptor = -1
+
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor = -1
         self._descriptor = open_shared(path)
 
     def status(self) -> os.stat_result:

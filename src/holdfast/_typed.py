@@ -49,12 +49,12 @@ def _of_msgspec(kind: type[Any]) -> Converters:
 
     def load(mapping: dict[Any, Any]) -> Any:
         try:
-            return msgspec.convert(mapping, kind)
+            return msgspec.convert(mapping, kind, str_keys=True)  # JSON has no others
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
 
     def dump(data: Any) -> dict[Any, Any]:
-        return _mapping(msgspec.to_builtins(_instance(data, kind)))
+        return _mapping(msgspec.to_builtins(_instance(data, kind), str_keys=True))
 
     return load, dump
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from holdfast import _contents
 from holdfast._base import check_bool, default_timeout, resolve_timeout
 from holdfast._changes import identical
 from holdfast._conflict import StateConflict
-from holdfast._contents import MISSING, Contents, fingerprint
+from holdfast._contents import Contents, fingerprint
 from holdfast._formats import Unreadable, format_of
 from holdfast._temporary import this_process
 from holdfast._typed import converters
@@ -98,9 +99,11 @@ class Snapshot(_OfData["Data"]):
     @property
     def data(self) -> Data:
         """The state, without the revision."""
-        if self._load is not None:  # most who look whether there is something new find nothing new
-            self._data = self._load()
-            self._load = None
+        load = self._load
+        if load is not None:  # most who look whether there is something new find nothing new
+            data = load()
+            if self._load is not None:
+                self._data, self._load = data, None
         return self._data
 
     def __reduce__(self) -> tuple[Callable[..., Snapshot[Data]], tuple[Data, int, str]]:
@@ -122,7 +125,7 @@ class _Known:
     fingerprint: str
     revision: int
     frozen: bytes
-    """The state, pickled; empty when nobody has asked for it."""
+    """The state, pickled."""
 
     def thaw(self) -> dict[Any, Any]:
         """The state, the caller's own. Pickle makes one in half of the time that parsing takes."""
@@ -148,7 +151,8 @@ class StateFile(_OfData["Data"]):
     `format` does: "json", "yaml", "toml", or any object with `loads` and `dumps`. Comments in YAML and TOML are kept.
 
     With `type=`, a dataclass or a Struct of msgspec (`holdfast[typed]`) or a model of pydantic, the data are instances
-    of that. `history=True` records every change in `path + ".history.jsonl"`.
+    of that; what a class does not know is lost when it is saved. `history=True` records every change, in
+    `path + ".history.jsonl"`.
 
     >>> from holdfast import StateFile
     >>> state = StateFile("state.json")
@@ -225,9 +229,9 @@ class StateFile(_OfData["Data"]):
         self._format = format_of(self._path, format)
         self._default = default
         self._to_type, self._to_mapping = converters(type)
-        self._known = _Known(MISSING, "", 0, b"")
+        self._known: _Known | None = None
         self._seen = (-1, "")  # the revision and fingerprint of which the user of this object was told last
-        self._lock = self._lock_of(self._path)
+        self._lock = FileLock(self._path + ".lock", timeout=self._timeout)
         self._history: History | None = None
         self._records = history
         self._history_errors = 0
@@ -252,25 +256,25 @@ class StateFile(_OfData["Data"]):
 
     def _latest(self) -> _Known:
         known = self._known
-        return known if known.frozen and known.contents.is_current(self._path) else self._read()
+        return known if known is not None and known.contents.is_current(self._path) else self._read(self._path)
 
-    def _read(self) -> _Known:
+    def _read(self, path: str) -> _Known:
         known = self._known
-        contents = _contents.read(self._path)
-        if known.frozen and known.contents.data == contents.data:
+        contents = _contents.read(path)
+        if known is not None and known.contents.data == contents.data is not None:
             known = replace(known, contents=contents)
         else:
-            known = self._understand(contents)
+            known = self._understand(path, contents)
         self._known = known
         return known
 
-    def _understand(self, contents: Contents) -> _Known:
+    def _understand(self, path: str, contents: Contents) -> _Known:
         """What the contents mean. A program that writes into the file, instead of replacing it, may not be done yet."""
         while True:
             try:
                 return self._parse(contents)
             except Unreadable as error:
-                again = _contents.read(self._path)
+                again = _contents.read(path)
                 if again.data == contents.data:
                     raise DamagedState(self._path, error.line, error.reason) from error
                 contents = again
@@ -285,9 +289,11 @@ class StateFile(_OfData["Data"]):
             raise Unreadable(f"its {key!r} is not a revision; if it means something else, choose another revision_key")
         try:
             self._to_type(state)  # what is wrong is said now, and not when somebody looks at the data
+            return _Known(contents, fingerprint(contents.data), revision, pickle.dumps(state))
+        except RecursionError as error:
+            raise Unreadable("it is nested too deeply") from error
         except ValueError as error:
             raise Unreadable(str(error)) from error
-        return _Known(contents, fingerprint(contents.data), revision, pickle.dumps(state))
 
     def _first(self) -> dict[Any, Any]:
         """The state of a file that does not exist."""
@@ -318,11 +324,12 @@ class StateFile(_OfData["Data"]):
         if not (expect is None or isinstance(expect, (Snapshot, int))) or isinstance(expect, bool):
             raise TypeError(f"expect must be a snapshot or a revision, not {expect!r}")
         with self._locked() as target:
-            found = self._read()
+            found = self._read(target)
             if isinstance(expect, Snapshot):
-                self._require(found, expect.revision, expect.fingerprint)
+                self._require(target, found, expect.revision, expect.fingerprint)
             elif expect is not None:
-                self._require(found, expect, self._seen[1] if self._seen[0] == expect else found.fingerprint)
+                revision, seen = self._seen
+                self._require(target, found, expect, seen if revision == expect else found.fingerprint)
             return self._write(target, found, state)
 
     @contextmanager
@@ -338,7 +345,7 @@ class StateFile(_OfData["Data"]):
         """
         process = os.getpid()
         with self._locked() as target:
-            before = self._read()
+            before = self._read(target)
             data: Data = self._to_type(before.thaw())
             yield data
             if os.getpid() != process:
@@ -381,13 +388,15 @@ class StateFile(_OfData["Data"]):
             nap = min(nap * 2, _LONGEST_NAP)
 
     def _is_news(self, state: dict[Any, Any], before: _Known) -> bool:
-        old = before.thaw()
-        return before.contents.data is None or state != old or not identical(state, old)  # the quick look first
+        if before.contents.data is None:
+            return True
+        old = self._to_mapping(self._to_type(before.thaw()))
+        return state != old or not identical(state, old, self._format.ordered)  # the quick look first
 
     def _swap(self, target: str, before: _Known, state: dict[Any, Any]) -> int:
         """Save a state in the place of the one before."""
-        found = self._read()
-        self._require(found, before.revision, before.fingerprint)
+        found = self._read(target)
+        self._require(target, found, before.revision, before.fingerprint)
         return self._write(target, found, state)
 
     def _state(self, data: Any) -> dict[Any, Any]:
@@ -399,36 +408,40 @@ class StateFile(_OfData["Data"]):
             )
         return state
 
-    def _require(self, found: _Known, revision: int, fingerprint: str) -> None:
+    def _require(self, target: str, found: _Known, revision: int, fingerprint: str) -> None:
         if (found.revision, found.fingerprint) != (revision, fingerprint):
             by = None
             if self._records:
                 with suppress(OSError):  # it is the conflict that matters
-                    by = self._history_of(self._path).which_left(found.fingerprint)
+                    by = self._history_of(target).which_left(found.fingerprint)
             raise StateConflict(self._path, revision, found.revision, by)
 
     def _write(self, target: str, before: _Known, state: dict[Any, Any]) -> int:
-        revision = before.revision + 1
-        contents = self._format.render({self._revision_key: revision, **state}, before.contents.data)
+        contents = self._format.render({self._revision_key: before.revision + 1, **state}, before.contents.data)
+        try:
+            after = self._parse(Contents(contents, None))  # the state as everybody will read it
+        except Unreadable as error:
+            raise ValueError(f"{self._path!r} could not be read again with these data: {error.reason}") from error
         write_bytes(target, contents, durable=self._durable)
-        self._known = _Known(Contents(contents, None), fingerprint(contents), revision, b"")
-        self._seen = (revision, self._known.fingerprint)
+        self._known = after
+        self._seen = (after.revision, after.fingerprint)
         if self._records:
-            self._record(target, before)
-        return revision
+            self._record(target, before, after)
+        return after.revision
 
     @contextmanager
     def _locked(self) -> Generator[str]:
         """Hold the lock of the file that the path means, at the end of all links: they all lead to one lock."""
-        target = target_of(self._path, dangling=True)
-        if self._lock.lock_file != target + ".lock":
-            self._lock = self._lock_of(target)
         this_process()  # which the new file's name needs: found out before others have to wait
-        with self._lock:
-            yield target
-
-    def _lock_of(self, target: str) -> FileLock:
-        return FileLock(target + ".lock", timeout=self._timeout)
+        while True:
+            target = self._target()
+            lock = self._lock
+            if lock.lock_file != target + ".lock":
+                lock = self._lock = FileLock(target + ".lock", timeout=self._timeout)
+            with lock:
+                if self._target() == target:  # and not another one since
+                    yield target
+                    return
 
     # History
 
@@ -442,10 +455,12 @@ class StateFile(_OfData["Data"]):
         >>> [str(value) for change in state.history(since=1) for value in change.changes]
         ["/theme: 'dark' -> 'light'"]
         """
-        return self._history_of(self._path).changes(limit, since)
+        return self._history_of(self._target()).changes(limit, since)
 
     def at(self, revision: int) -> Snapshot[Data]:
-        """The state as it was at a recorded revision. LookupError if that is not in the history.
+        """The state as it was at a recorded revision, or LookupError.
+
+        If there were several, because the file was edited, removed or restored, it is the last of them.
 
         >>> from holdfast import StateFile
         >>> state = StateFile("state.json", history=True)
@@ -454,7 +469,7 @@ class StateFile(_OfData["Data"]):
         >>> state.at(1).data
         {'theme': 'dark'}
         """
-        state, fingerprint = self._history_of(self._path).at(revision)
+        state, fingerprint = self._history_of(self._target()).at(revision)
         return _snapshot(self._to_type(state), revision, fingerprint)
 
     def prune_history(self, keep_days: float) -> int:
@@ -468,33 +483,37 @@ class StateFile(_OfData["Data"]):
         """
         from datetime import datetime, timedelta, timezone
 
-        before = datetime.now(timezone.utc) - timedelta(days=keep_days)
-        with self._locked():
-            return self._history_of(self._path).prune(before)
+        if not keep_days >= 0:
+            raise ValueError(f"keep_days must be 0 or more, not {keep_days!r}")
+        before = datetime.now(timezone.utc) - timedelta(days=min(keep_days, 100_000))
+        with self._locked() as target:
+            return self._history_of(target).prune(before)
 
     @property
     def history_errors(self) -> int:
         """How many changes this object saved and could not record."""
         return self._history_errors
 
-    def _history_of(self, path: str) -> History:
+    def _target(self) -> str:
+        return target_of(self._path, dangling=True)
+
+    def _history_of(self, target: str) -> History:
         from holdfast._history import History
 
-        file = target_of(path, dangling=True) + ".history.jsonl"
-        if self._history is None or self._history.path != file:
-            self._history = History(file)
-        return self._history
+        history = self._history
+        if history is None or history.path != target + ".history.jsonl":
+            history = self._history = History(target + ".history.jsonl")
+        return history
 
-    def _record(self, target: str, before: _Known) -> None:
+    def _record(self, target: str, before: _Known, after: _Known) -> None:
         """Record what was saved. It is saved, and stays so if this fails."""
         try:
-            self._known = self._parse(self._known.contents)  # the state as others will read it
-            mode = os.stat(target).st_mode & 0o777
-            self._history_of(target).add(before.version() if before.fingerprint else None, self._known.version(), mode)
+            versions = before.version() if before.fingerprint else None, after.version()
+            self._history_of(target).add(*versions, like=os.stat(target))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             self._history_errors += 1
-            text = f"revision {before.revision + 1} of {self._path!r} was saved, but is not in its history: {error}"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            text = f"revision {after.revision} of {self._path!r} was saved, but is not in its history: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=_levels_of_ours())
 
     def __reduce__(self) -> tuple[Callable[..., StateFile[Any]], tuple[str, dict[str, Any]]]:
         """A copy, also in another process, is another object for the same file."""
@@ -506,3 +525,11 @@ class StateFile(_OfData["Data"]):
 
 def _make(path: str, settings: dict[str, Any]) -> StateFile[Any]:
     return StateFile(path, **settings)
+
+
+def _levels_of_ours() -> int:
+    """How many callers are not the user's, for a warning that points at the first who is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"] in (__name__, "contextlib"):
+        level, frame = level + 1, frame.f_back
+    return level
