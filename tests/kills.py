@@ -7,7 +7,6 @@ import mmap
 import os
 import random
 import signal
-import struct
 import time
 
 from holdfast import JsonlFile
@@ -15,7 +14,7 @@ from holdfast import JsonlFile
 WRITERS = 8
 
 
-def write_until_killed(path: str, writer: int, acknowledged: mmap.mmap, settings: dict[str, object]) -> None:
+def write_until_killed(path: str, writer: int, acknowledged: memoryview, settings: dict[str, object]) -> None:
     """Append records and batches, and note the number of each after it was appended."""
     log = JsonlFile(path, timeout=60, durable=(False, 0.05)[writer % 2], **settings)  # type: ignore[arg-type]
     choose = random.Random(writer)
@@ -26,7 +25,7 @@ def write_until_killed(path: str, writer: int, acknowledged: mmap.mmap, settings
             log.extend({"w": writer, "n": number, "b": b, "x": "z" * choose.randrange(9000)} for b in range(3))
         else:
             log.append({"w": writer, "n": number, "b": 0, "x": "é" * choose.randrange(50)})
-        struct.pack_into("q", acknowledged, 8 * writer, number)
+        acknowledged[writer] = number
 
 
 def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], float]:
@@ -34,7 +33,8 @@ def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], 
 
     Returns how many appends of each were acknowledged, and the seconds it took.
     """
-    acknowledged = mmap.mmap(-1, 8 * (kills + WRITERS))
+    # Not struct.pack_into: it clears a number before it writes it, and a kill may come between.
+    acknowledged = memoryview(mmap.mmap(-1, 8 * (kills + WRITERS))).cast("q")
     began = time.monotonic()
 
     def start(writer: int) -> int:
@@ -54,8 +54,7 @@ def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], 
         living[victim] = start(writer)
     for pid in living:
         _kill(pid)
-    counts = [struct.unpack_from("q", acknowledged, 8 * writer)[0] for writer in range(WRITERS + kills)]
-    return counts, time.monotonic() - began
+    return acknowledged.tolist(), time.monotonic() - began
 
 
 def _kill(pid: int) -> None:

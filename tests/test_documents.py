@@ -604,3 +604,49 @@ TestModel.settings = settings(
 def test_a_store_can_be_used_in_another_thread(store):
     store["jo"] = 1
     assert in_another_thread(lambda: store["jo"]) == 1
+
+
+def test_pop_with_a_default_never_fails_and_gives_each_document_to_one_thread(path):
+    with DocumentStore(path) as store:
+        got = []
+
+        def pop():
+            for _ in range(300):
+                got.append(store.pop("k", None))
+
+        threads = [threading.Thread(target=pop) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(200):
+            store[f"other {number % 7}"] = store["k"] = number
+        for thread in threads:
+            thread.join()
+        values = [value for value in got if value is not None]
+        assert len(values) == len(set(values))
+
+
+def test_setdefault_returns_the_document_and_not_what_was_passed(path):
+    with DocumentStore(path) as store:
+        mine = []
+        theirs = store.setdefault("l", mine)
+        mine.append(1)
+        assert store["l"] == [] != mine
+        assert store.setdefault("l", [5]) is theirs
+
+
+def test_looking_for_documents_does_not_keep_more_than_may_be_kept(path):
+    with DocumentStore(path) as store:
+        store.update({str(number): number for number in range(100)})
+    with DocumentStore(path, max_cached=10) as store:
+        assert all(str(number) in store for number in range(100))
+        assert all(store.revision(str(number)) for number in range(100))
+        assert len(store._documents) <= 10
+
+
+def test_refresh_does_not_report_what_this_store_wrote_itself(path):
+    with DocumentStore(path) as store:
+        for number in range(50):
+            store["jo"] = number
+            if number % 2:
+                store.flush()
+            assert store.refresh() == set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -14,7 +16,7 @@ import holdfast.documents as module
 from conftest import posix_only
 from holdfast import DocumentConflict, FileLock
 from holdfast.documents import DocumentStore
-from support import Child, eventually
+from support import ALARMS, Child, eventually
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_on_error_hears_of_each_failure_on_the_writer_thread(path, full):
 def test_an_on_error_that_raises_is_shown_and_the_writer_goes_on(path, full, monkeypatch):
     full.add("jo.json")
     shown = []
-    monkeypatch.setattr(threading, "excepthook", lambda failure: shown.append(failure.exc_type))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.append(kind))
     with DocumentStore(path, on_error=lambda _key, _error: 1 / 0) as store:
         store["jo"] = 1
         eventually(lambda: len(shown) >= 2)
@@ -400,3 +402,246 @@ def test_two_processes_that_merge_lose_nothing(path):
             child.join()
     with DocumentStore(path) as store:
         assert set(store["all"]) == {f"{name}{number}" for name in "ab" for number in range(50)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What must not harm a store
+
+
+def test_a_disk_that_fails_everything_is_left_alone_for_longer_and_longer(path, full):
+    full.update(f"{number}.json" for number in range(100))
+    failures = []
+    with DocumentStore(path, on_error=lambda _key, _error: failures.append(time.monotonic())) as store:
+        for number in range(100):
+            store[str(number)] = number
+        eventually(lambda: len(failures) >= 7)
+        assert failures[6] - failures[0] > 0.3  # not as fast as a disk can fail
+        full.clear()
+        with pytest.raises(OSError, match="No space"):
+            store.flush()
+        store.flush()
+    assert len(files(path)) == 100
+
+
+def test_a_callback_that_wants_to_end_the_program_does_not_end_the_writer(path):
+    def give_up(_key, _mine, _theirs):
+        raise SystemExit("no way")
+
+    with DocumentStore(path, on_conflict=give_up) as store:
+        store["jo"] = 1
+        store.flush()
+        (path / "jo.json").write_text("7")
+        store["jo"] = 2
+        with pytest.raises(RuntimeError, match="no way"):
+            store.flush()
+        store["other"] = 3
+        eventually(lambda: files(path) == ["jo.json", "other.json"])
+        (path / "jo.json").write_text("1")  # as it was: no conflict any more
+        with suppress(RuntimeError):
+            store.flush()
+        store.flush()
+
+
+def test_theirs_that_is_damaged_is_a_conflict_which_nobody_can_decide(path):
+    with DocumentStore(path, on_conflict=lambda _key, mine, _theirs: mine) as store:
+        store["jo"] = 1
+        store.flush()
+        (path / "jo.json").write_text("{")
+        store["jo"] = 2
+        with pytest.raises(DocumentConflict) as caught:
+            store.flush()
+        assert isinstance(caught.value.__cause__, ValueError)
+        store.flush()
+    assert (path / "jo.json").read_text() == "{"
+
+
+@posix_only
+def test_a_link_in_the_place_of_a_document_is_not_followed(path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text('"secret"')
+    with DocumentStore(path) as store:
+        (path / "jo.json").symlink_to(victim)
+        with pytest.raises(OSError, match="link"):
+            store["jo"]
+        with pytest.raises(OSError, match="link"):
+            store["jo"] = 1
+        store["mo"] = 1
+        store.flush()
+        (path / "mo.json").unlink()
+        (path / "mo.json").symlink_to(victim)
+        store["mo"] = 2
+        with pytest.raises(OSError, match="link"):
+            store.flush()
+        (path / "mo.json").unlink()
+        with pytest.raises((OSError, DocumentConflict)):
+            store.close()
+    assert victim.read_text() == '"secret"'
+
+
+def test_a_document_that_was_not_there_and_then_came_from_elsewhere_is_a_conflict(path):
+    with DocumentStore(path) as store, DocumentStore(path) as other:
+        number = store.get("n", 0)
+        other["n"] = 5
+        other.flush()
+        store["n"] = number + 1
+        with pytest.raises(DocumentConflict):
+            store.flush()
+        assert store["n"] == 5
+
+
+def test_a_document_that_was_read_and_is_not_kept_any_more_is_remembered(path):
+    with DocumentStore(path, max_cached=1) as store, DocumentStore(path) as other:
+        store.update(n=1, m=1)
+        store.flush()
+        number = store["n"]
+        assert store["m"] == 1
+        other["n"] = 100
+        other.flush()
+        store["n"] = number + 1
+        with pytest.raises(DocumentConflict):
+            store.flush()
+        store["n"] = store["n"] + 1  # read again
+        store.flush()
+    assert json.loads((path / "n.json").read_text()) == 101
+
+
+def test_a_companion_of_a_long_key_that_is_wrong_is_mended(path):
+    key = "k" * 1000
+    with DocumentStore(path) as store:
+        store[key] = 1
+        store.flush()
+        (companion,) = (path / name for name in files(path) if name.endswith("~key"))
+        companion.write_bytes(b"")
+        assert list(store) == []
+        store[key] = 2
+        store.flush()
+        assert list(store) == [key]
+
+
+def test_a_durable_deletion_is_synced(path, monkeypatch):
+    synced = []
+    with DocumentStore(path, durable=True) as store:
+        store["jo"] = 1
+        store.flush()
+        fsync = os.fsync
+        monkeypatch.setattr(
+            module.os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor)) or fsync(descriptor)
+        )
+        del store["jo"]
+        store.flush()
+    if os.name != "nt":
+        assert any(os.path.samestat(status, os.stat(path)) for status in synced)
+
+
+@posix_only
+def test_closing_that_is_interrupted_can_be_done_again_and_loses_nothing(path):
+    with Child(
+        ALARMS
+        + """
+from holdfast import DocumentStore, FileLock
+store = DocumentStore(args[0])
+lock = FileLock(args[0] + "/.lock")
+lock.acquire()
+for number in range(50):
+    store[str(number)] = number
+armed = True
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    store.close()
+except Alarm:
+    say("interrupted")
+lock.release()
+store.close()
+say(len(os.listdir(args[0])) - 1)
+""",
+        path,
+    ) as child:
+        child.expect("interrupted")
+        child.expect("50")
+        child.join()
+
+
+@posix_only
+def test_threads_that_fork_at_the_same_time_do_not_wait_for_each_other(path):
+    with Child(
+        """
+        from holdfast import DocumentStore
+        stores = [DocumentStore(f"{args[0]}/{number}") for number in range(3)]
+        def fork():
+            for number in range(20):
+                stores[number % 3][str(number)] = number
+                pid = os.fork()
+                if pid == 0:
+                    clean = all(store.stats.pending == 0 for store in stores)
+                    os._exit(0 if clean else 1)
+                assert os.waitpid(pid, 0)[1] == 0
+        threads = [threading.Thread(target=fork) for _ in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        for store in stores: store.close()
+        say("done")
+        """,
+        path,
+    ) as child:
+        child.expect("done")
+        child.join()
+
+
+@posix_only
+def test_a_child_sees_what_its_parent_is_about_to_write(path):
+    with Child(
+        """
+        from holdfast import DocumentStore, FileLock
+        store = DocumentStore(args[0])
+        store["old"] = 0
+        store.flush()
+        lock = FileLock(args[0] + "/.lock")
+        lock.acquire()
+        store["new"] = 1
+        del store["old"]
+        pid = os.fork()
+        if pid == 0:
+            fine = list(store) == ["new"] and len(store) == 1 and store["new"] == 1 and "old" not in store
+            os._exit(0 if fine and store.refresh() <= {"new", "old"} else 1)
+        say(os.waitpid(pid, 0)[1])
+        lock.release()
+        store.close()
+        """,
+        path,
+    ) as child:
+        child.expect("0")
+        child.join()
+
+
+def test_what_is_written_at_the_very_end_of_the_interpreter_arrives(path):
+    with Child(
+        """
+        import atexit
+        @atexit.register
+        def late():
+            store["late"] = 2
+        from holdfast import DocumentStore
+        store = DocumentStore(args[0])
+        store["early"] = 1
+        """,
+        path,
+    ) as child:
+        child.join()
+    assert files(path) == ["early.json", "late.json"]
+
+
+def test_a_value_may_use_the_store_when_it_goes(path):
+    with DocumentStore(path, decode=lambda data: Leaving(store, data)) as store:
+        store["jo"] = 1
+        assert isinstance(store["jo"], Leaving)
+        store["jo"] = 2  # the old value goes, and its end is noted
+        assert store["gone"].data == b"true"
+
+
+class Leaving:
+    def __init__(self, store, data):
+        self.store, self.data = store, data
+
+    def __del__(self):
+        if self.data == b"1":
+            self.store["gone"] = True

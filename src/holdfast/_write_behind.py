@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from math import inf
+from random import uniform
 
 from holdfast._contents import MISSING
 
@@ -28,7 +29,7 @@ class Document:
         self.key = key
         self.path = path
         self.looked = looked
-        """How many documents the store had forgotten when it looked at the file."""
+        """How many documents the store had forgotten when it looked at the file: another one may be this."""
         self.exists = False
         """Whether there is a document, as readers see it."""
         self.data: bytes | None = None
@@ -36,8 +37,8 @@ class Document:
         self.seen: Contents = MISSING
         """The file as this store last saw it, without its bytes."""
         self.revision = 0
-        self.inherited: int | None = None
-        """The revision that the parent of this process was about to write when it forked."""
+        self.inherited: tuple[int, ...] = ()
+        """The revisions that the parent of this process was about to write when it forked."""
         self.operations: list[Operation] = []
 
     def show(self, data: bytes | None) -> None:
@@ -49,7 +50,7 @@ class Document:
 class Operation:
     """A document to be written, or deleted when `data` is None."""
 
-    __slots__ = ("attempts", "data", "document", "due", "number", "queued", "running")
+    __slots__ = ("attempts", "data", "document", "due", "failed", "number", "queued", "running")
 
     def __init__(self, document: Document, data: bytes | None, number: int, queued: float, due: float) -> None:
         self.document = document
@@ -59,31 +60,56 @@ class Operation:
         self.due = due
         self.attempts = 0
         self.running = False
+        self.failed = False
 
     def __lt__(self, other: Operation) -> bool:
         return (self.due, self.number) < (other.due, other.number)
 
 
 class Queue:
-    """Operations in the order in which they were asked for."""
+    """Operations in the order in which they were asked for.
+
+    None overtakes another on its document, and no deletion is done while there are writes that failed: it may rely on
+    what was written before it. Everything else goes on beside these.
+    """
 
     def __init__(self) -> None:
         self.all: OrderedDict[int, Operation] = OrderedDict()
         self.bytes = 0
         self.last = 0
+        self.awaited = 0
+        """The number up to which somebody waits for everything to be done: nothing may take the place of that."""
+        self._urgent = 0  # the number up to which nothing waits for more to come
         self._ready: OrderedDict[int, Operation] = OrderedDict()
-        self._failed: list[Operation] = []  # a heap, by when they are due
+        self._blocked: dict[int, Operation] = {}
+        self._failed: list[Operation] = []  # a heap, by when they are due; some are done with already
+        self._failed_writes = 0
+        self._in_a_row = 0  # attempts that failed
+        self._pause_until = -inf
+        self._was_retry = False
 
     def __len__(self) -> int:
         return len(self.all)
 
     def add(self, document: Document, data: bytes | None, now: float, due: float) -> None:
         """Queue an operation at the end."""
-        self.last += 1
-        operation = Operation(document, data, self.last, now, due)
-        self.all[self.last] = self._ready[self.last] = operation
+        operation = Operation(document, data, self.last + 1, now, due)
         document.operations.append(operation)
+        self.last += 1
         self.bytes += len(data or b"")
+        self._ready[self.last] = operation
+        self.all[self.last] = operation
+
+    def mend(self, document: Document) -> None:
+        """Make everything fit again after an exception, from a signal handler, in the middle of a change."""
+        document.operations = [operation for operation in document.operations if operation.number in self.all]
+        self.bytes = sum(len(operation.data or b"") for operation in self.all.values())
+        self._blocked = {}
+        self._ready = OrderedDict(
+            (number, operation)
+            for number, operation in self.all.items()
+            if not operation.running and not operation.failed
+        )
 
     def remove(self, operation: Operation) -> None:
         """Forget an operation: it is done, superseded or given up."""
@@ -91,9 +117,16 @@ class Queue:
             return
         self.bytes -= len(operation.data or b"")
         operation.document.operations.remove(operation)
-        if self._ready.pop(operation.number, None) is None and not operation.running:
-            self._failed.remove(operation)
-            heapify(self._failed)
+        self._ready.pop(operation.number, None)
+        self._blocked.pop(operation.number, None)
+        if operation.failed:
+            operation.failed = False
+            self._failed_writes -= operation.data is not None
+        if operation.running:
+            self._in_a_row = 0
+        if self._blocked and not self._failed_writes:
+            self._ready = OrderedDict(sorted({**self._ready, **self._blocked}.items()))
+            self._blocked = {}
 
     def replaceable(self, document: Document) -> Operation | None:
         """The write of a document that a later operation may supersede."""
@@ -112,45 +145,62 @@ class Queue:
 
     def next(self, now: float) -> tuple[Operation | None, float]:
         """The operation whose turn it is, or None and when to look again."""
-        if self._failed and self._failed[0].due <= now:
+        if now < self._pause_until:
+            return None, self._pause_until
+        while self._failed and not self._failed[0].failed:
+            heappop(self._failed)
+        again_at = self._failed[0].due if self._failed else inf
+        if again_at <= now and not self._was_retry:  # in turns: many that fail must not keep others waiting
             return self._failed[0], now
-        for operation in self._ready.values():
-            if operation.due > now:
-                return None, min(operation.due, self._failed[0].due if self._failed else inf)
-            if self._may_run(operation):
-                return operation, now
-        return None, self._failed[0].due if self._failed else inf
+        fresh, due = self._first_ready(now)
+        if fresh is None and again_at <= now:
+            return self._failed[0], now
+        return fresh, min(due, again_at)
 
-    def _may_run(self, operation: Operation) -> bool:
-        if operation.document.operations[0] is not operation:
-            return False
-        # A deletion may rely on what was written before it, so it does not overtake a write that failed.
-        return operation.data is not None or not any(
-            failed.data is not None and failed.number < operation.number for failed in self._failed
-        )
+    def _first_ready(self, now: float) -> tuple[Operation | None, float]:
+        while self._ready:
+            operation = next(iter(self._ready.values()))
+            if operation.due > now and operation.number > self._urgent:
+                return None, operation.due
+            is_first = operation.document.operations[0] is operation
+            if is_first and (operation.data is not None or not self._failed_writes):
+                return operation, now
+            self._blocked[operation.number] = self._ready.pop(operation.number)
+        return None, inf
 
     def start(self, operation: Operation) -> None:
         """Take the operation whose turn it is."""
+        self._was_retry = operation.failed
         operation.running = True
-        if self._ready.pop(operation.number, None) is None:
+        if operation.failed:
             heappop(self._failed)
+            operation.failed = False
+            self._failed_writes -= operation.data is not None
+        else:
+            del self._ready[operation.number]
 
     def fail(self, operation: Operation, now: float) -> None:
         """Put back an operation that failed, to be tried again after a while."""
         operation.running = False
         if operation.number not in self.all:
             return
-        from random import uniform
-
-        pause = min(_FIRST_RETRY * 2 ** min(operation.attempts, 20), _LAST_RETRY)
+        operation.due = now + _pause(operation.attempts)
         operation.attempts += 1
-        operation.due = now + pause * uniform(0.75, 1.25)
+        operation.failed = True
+        self._failed_writes += operation.data is not None
         heappush(self._failed, operation)
+        self._in_a_row += 1
+        if self._in_a_row > 2:  # it is not the document that is to blame, but the disk
+            self._pause_until = now + _pause(self._in_a_row - 3)
 
-    def hurry(self, now: float) -> None:
+    def hurry(self) -> None:
         """Make everything due."""
-        for operation in self.all.values():
-            operation.due = min(operation.due, now)
+        self._urgent = self.last
+        self._pause_until = -inf
+        self._in_a_row = 0
+        self._failed = [operation for operation in self._failed if operation.failed]
+        for operation in self._failed:
+            operation.due = -inf
         heapify(self._failed)
 
     def change(self, operation: Operation, data: bytes | None) -> None:
@@ -161,3 +211,8 @@ class Queue:
     def is_done(self, number: int) -> bool:
         """Whether everything up to this number has left the queue."""
         return not self.all or next(iter(self.all)) > number
+
+
+def _pause(attempts: int) -> float:
+    """How long to wait after so many attempts before, in seconds: longer each time, and not all at one moment."""
+    return float(min(_FIRST_RETRY * 2 ** min(attempts, 20), _LAST_RETRY) * uniform(0.75, 1.25))

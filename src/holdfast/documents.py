@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import threading
 import time
 from collections.abc import MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from math import inf
 from weakref import WeakValueDictionary
 
@@ -44,6 +44,9 @@ _IDLE = 1.0
 _AT_EXIT = 10.0
 """Seconds that all stores together have at the end of the interpreter."""
 
+_MEMORY = 10_000
+"""Of how many documents that are not kept a store remembers what it saw of them."""
+
 _WHEN_FULL = ("block", "raise", "drop_oldest")
 
 
@@ -54,6 +57,9 @@ class StoreFull(RuntimeError):
     >>> issubclass(StoreFull, RuntimeError)
     True
     """
+
+
+_NOTHING: Any = object()
 
 
 class _Removed:
@@ -184,17 +190,23 @@ class DocumentStore(Mapping):
         self._on_conflict = on_conflict
         # Absolute: a daemon that changes its directory must not come to write elsewhere.
         self._directory = os.path.abspath(os.fsdecode(directory))
-        os.makedirs(self._directory, exist_ok=True)
+        if not os.path.isdir(self._directory):
+            os.makedirs(self._directory, exist_ok=True)
+            if durable:
+                _sync_directory(os.path.dirname(self._directory))
         self._lock = FileLock(os.path.join(self._directory, ".lock"), timeout=self._timeout)
         self._values: dict[str, Any] = {}
         self._documents: dict[str, Document] = {}
-        self._closed = False
+        self._clean: dict[str, Document] = {}  # those of them that have nothing queued, and may be forgotten
+        self._remembered: dict[str, int] = {}  # the revisions of documents that were forgotten, or not there
+        self._closed = self._ended = False
         self._begin()
         _stores[id(self)] = self
 
     def _begin(self) -> None:
         """Begin with an empty queue, and locks that are free."""
-        self._mutex = threading.Lock()
+        # Reentrant: a value's __del__, or a signal handler, may come in at any time and use this store.
+        self._mutex = threading.RLock()
         self._work = threading.Condition(self._mutex)
         self._progress = threading.Condition(self._mutex)
         self._queue = Queue()
@@ -235,15 +247,18 @@ class DocumentStore(Mapping):
                     return self._values[key]
                 data = document.data
                 if not document.exists:
+                    self._remember(key, 0)
                     raise KeyError(key)
             if data is not None:
                 value = self._decoded(document, data)
                 with self._mutex:
-                    if self._documents.get(key) is document and document.data is data:
-                        document.data = None
+                    known = self._documents.get(key)
+                    if known is document and document.data is data:
                         self._values[key] = value
-                        self._evict()
+                        document.data = None
                         return value
+                    if known is None and document.data is data:
+                        return value  # it has been forgotten again meanwhile
 
     def _decoded(self, document: Document, data: bytes) -> Any:
         try:
@@ -258,21 +273,36 @@ class DocumentStore(Mapping):
         """What is known of a key, after a look at the disk if that is nothing."""
         if not isinstance(key, str):
             raise TypeError(f"the key of a document must be a str, not {type(key).__name__}")
-        while True:
-            document = self._documents.get(key)
+        document = self._documents.get(key)
+        for _ in range(3):
             if document is not None:
                 return document
-            self._check_open()
-            path = os.path.join(self._directory, name_of(key, self._suffix))
-            document = Document(key, path, self._forgotten)
-            contents = _contents.read(document.path)
-            _see(document, contents)
-            document.show(contents.data)
-            with self._mutex:
-                if self._forgotten == document.looked:
-                    if not document.exists:
-                        return self._documents.get(key, document)  # not kept: keys that are asked for are endless
-                    return self._documents.setdefault(key, document)
+            document = self._admitted(self._looked_up(key))
+        with self._mutex:  # others keep forgetting documents
+            return document or self._admitted(self._looked_up(key)) or self._document(key)
+
+    def _looked_up(self, key: str) -> Document:
+        self._check_open()
+        looked = self._forgotten
+        document = Document(key, os.path.join(self._directory, name_of(key, self._suffix)), looked)
+        contents = _read(document.path)
+        _see(document, contents)
+        document.show(contents.data)
+        return document
+
+    def _admitted(self, document: Document) -> Document | None:
+        """What is known of the key of a document that was looked up. None if that look may be too old by now."""
+        with self._mutex:
+            known = self._documents.get(document.key)
+            if known is not None:
+                return known
+            if self._forgotten != document.looked:
+                return None
+            if document.exists:  # no others: keys that are asked for are endless
+                self._remembered.pop(document.key, None)
+                self._documents[document.key] = self._clean[document.key] = document
+                self._evict()
+            return document
 
     def _is_known(self, document: Document) -> bool:
         """Whether this is still what is known of its key, or was looked up just now."""
@@ -286,18 +316,57 @@ class DocumentStore(Mapping):
     def _forget(self, document: Document) -> None:
         if self._documents.pop(document.key, None) is not None:
             self._forgotten += 1
+        self._clean.pop(document.key, None)
         self._values.pop(document.key, None)
+
+    def _remember(self, key: str, revision: int) -> None:
+        """Remember what was seen of a document that is not kept, so that a write does not overwrite a later one."""
+        self._remembered.pop(key, None)
+        self._remembered[key] = revision
+        if len(self._remembered) > _MEMORY:
+            del self._remembered[next(iter(self._remembered))]
 
     def _evict(self) -> None:
         """Forget documents beyond those that may stay, the oldest first."""
-        excess = len(self._documents) - self._max_cached
-        if excess > 0:
-            clean = (document for document in self._documents.values() if not document.operations)
-            for document in list(islice(clean, int(excess))):
-                self._forget(document)
+        while len(self._documents) > self._max_cached and self._clean:
+            document = next(iter(self._clean.values()))
+            self._remember(document.key, document.revision)
+            self._forget(document)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and (key in self._values or self._document(key).exists)
+
+    def pop(self, key: str, default: Any = _NOTHING) -> Any:
+        """Delete a document and return it, or `default` if there is none.
+
+        >>> from holdfast import DocumentStore
+        >>> with DocumentStore("sessions") as store:
+        ...     store.pop("nobody", None)
+        """
+        attempts = 0
+        while True:
+            attempts += 1
+            with self._mutex if attempts > 3 else nullcontext():  # others keep writing or forgetting it
+                try:
+                    value = self[key]
+                except KeyError:
+                    if default is _NOTHING:
+                        raise
+                    return default
+                if self._put(key, None, instead_of=value):
+                    return value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return a document, after having made it `default` if there was none.
+
+        >>> from holdfast import DocumentStore
+        >>> with DocumentStore("sessions") as store:
+        ...     store.setdefault("jo", {"theme": "dark"})
+        {'theme': 'dark'}
+        """
+        if key not in self:
+            self._put(key, self._encoded(default), instead_of=_REMOVED)
+        return self[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys())
@@ -306,17 +375,21 @@ class DocumentStore(Mapping):
         return len(self._keys())
 
     def _keys(self) -> list[str]:
-        """The keys there are now. What is queued is noted first, because it may reach the disk meanwhile."""
+        """The keys there are now. What is coming is noted before the look at the disk, as it may arrive meanwhile."""
         with self._mutex:
             self._check_open()
-            queued = {operation.document.key: operation.document.exists for operation in self._queue.all.values()}
+            coming = {
+                document.key: document.exists
+                for document in self._documents.values()
+                if document.operations or document.inherited
+            }
         keys = {key: True for key in map(self._key_of, os.listdir(self._directory)) if key is not None}
-        return [key for key, exists in {**keys, **queued}.items() if exists]
+        return [key for key, exists in {**keys, **coming}.items() if exists]
 
     def _key_of(self, name: str) -> str | None:
         if not is_long(name) or not name.endswith(self._suffix):
             return key_of(name, self._suffix)
-        data = _contents.read(os.path.join(self._directory, companion_of(name))).data
+        data = _read(os.path.join(self._directory, companion_of(name))).data
         if data is None:
             return None  # somebody has just removed the document
         with suppress(UnicodeDecodeError):
@@ -353,32 +426,60 @@ class DocumentStore(Mapping):
             raise TypeError(f"encode must return str or bytes, not {type(data).__name__}")
         return data
 
-    def _put(self, key: str, data: bytes | None) -> None:
-        """Queue a write, or a deletion for None, and let readers see it."""
+    def _put(self, key: str, data: bytes | None, instead_of: Any = _NOTHING) -> bool:
+        """Queue a write, or a deletion for None, and let readers see it. False if this is not `instead_of` that."""
         deadline = None
+        seen = self._remembered.get(key)
+        attempts = 0
         while True:
-            document = self._document(key)
+            attempts += 1
+            document = self._document(key) if attempts <= 3 else None
             with self._mutex:
+                document = document or self._document(key)  # others keep forgetting documents
                 self._check_open()
                 if not self._is_known(document):
                     continue
+                if instead_of is not _NOTHING and self._shown(document) is not instead_of:
+                    return False
                 if data is None and not document.exists:
                     raise KeyError(key)
                 if not self._has_room(document, data):
-                    if deadline is None:
-                        deadline = time.monotonic() + (inf if self._timeout < 0 else self._timeout)
-                        self._hurry(time.monotonic())
-                    self._make_room(document, deadline)
+                    deadline = self._make_room(document, deadline)
                     continue
-                self._documents[key] = document
-                self._enqueue(document, data)
-                document.show(data)
-                self._values.pop(key, None)
-                self._evict()
+                try:
+                    self._queue_up(document, data, seen)
+                except BaseException:  # of a signal handler
+                    self._mend(document)
+                    raise
                 alone = not self._summon_writer()
             if alone:
-                self._write_here()
-            return
+                self._write_here(time.monotonic() + _AT_EXIT)
+            return True
+
+    def _shown(self, document: Document) -> Any:
+        """What readers have been given of a document; REMOVED if there is none."""
+        return self._values.get(document.key, _NOTHING) if document.exists else _REMOVED
+
+    def _queue_up(self, document: Document, data: bytes | None, seen: int | None) -> None:
+        self._documents[document.key] = document
+        self._remembered.pop(document.key, None)
+        if seen is not None and seen != document.revision:
+            # Somebody else was here since, and whoever writes now does not know that.
+            document.revision, document.seen = seen, Contents(None, None)
+        self._clean.pop(document.key, None)
+        self._enqueue(document, data)
+        document.show(data)
+        self._values.pop(document.key, None)
+        self._evict()
+
+    def _mend(self, document: Document) -> None:
+        """Let readers see what is queued, whatever was interrupted."""
+        self._queue.mend(document)
+        if document.operations:
+            document.show(document.operations[-1].data)
+            self._values.pop(document.key, None)
+        else:
+            self._forget(document)
 
     def _has_room(self, document: Document, data: bytes | None) -> bool:
         superseded = self._queue.replaceable(document)
@@ -393,7 +494,7 @@ class DocumentStore(Mapping):
     def _enqueue(self, document: Document, data: bytes | None) -> None:
         now = time.monotonic()
         superseded = self._queue.replaceable(document)
-        if superseded is not None:
+        if superseded is not None and (data is not None or superseded.number > self._queue.awaited):
             self._counts.coalesced += 1
             if data is not None:
                 self._queue.change(superseded, data)
@@ -403,17 +504,20 @@ class DocumentStore(Mapping):
                 return  # a deletion is queued already, and between it and this one there was nothing to be seen
         self._queue.add(document, data, now, now + self._debounce)
 
-    def _make_room(self, document: Document, deadline: float) -> None:
-        """Drop something, or wait until something is done, or raise."""
+    def _make_room(self, document: Document, deadline: float | None) -> float | None:
+        """Drop something, or wait until something is done, or raise. Returns when the wait has to end."""
         oldest = self._queue.droppable() if self._when_full == "drop_oldest" else None
         if oldest is not None:
             self._counts.drops += 1
             self._give_up(oldest)
-            return
+            return deadline
         now = time.monotonic()
+        if deadline is None:
+            deadline = now + (inf if self._timeout < 0 else self._timeout)
         if self._when_full != "raise" and now < deadline and threading.current_thread() is not self._writer:
+            self._hurry()
             self._progress.wait(min(deadline - now, threading.TIMEOUT_MAX))
-            return
+            return deadline
         raise StoreFull(
             f"the document {document.key!r} was not taken: {_count(len(self._queue))} with {self._queue.bytes} "
             f"bytes wait to be written to {self._directory!r} already. Write less often, let more wait (max_pending, "
@@ -430,15 +534,18 @@ class DocumentStore(Mapping):
         elif was_last:
             document.show(document.operations[-1].data)
             self._values.pop(document.key, None)
+        self._progress.notify_all()
 
     # Bringing it to the disk
 
-    def _hurry(self, now: float) -> None:
-        self._queue.hurry(now)
+    def _hurry(self) -> None:
+        self._queue.hurry()
         self._work.notify_all()
 
     def _summon_writer(self) -> bool:
         """See to it that a thread writes what is queued. False when no thread can be started any more."""
+        if _ending:
+            return False  # a thread would be stopped in the middle
         if self._writer is not None:
             if self._wakes_at > time.monotonic() + self._debounce:
                 self._work.notify_all()
@@ -447,15 +554,23 @@ class DocumentStore(Mapping):
         self._writer = thread
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is about to end
-            self._writer = None
-            return False
+        except BaseException as error:
+            if thread.ident is None:
+                self._writer = None
+            if not isinstance(error, RuntimeError):
+                raise
+            return False  # the interpreter is about to end
         return True
 
     def _run(self) -> None:
         """Write, on the writer thread, until there has been nothing to write for a while."""
-        while self._wait_for_work():
-            self._step()
+        try:
+            while self._wait_for_work():
+                self._step(self._timeout)
+        finally:
+            with self._mutex:
+                if self._writer is threading.current_thread():
+                    self._writer = None
 
     def _wait_for_work(self) -> bool:
         """Wait until an operation is due. False when it is time for the thread to end."""
@@ -473,28 +588,31 @@ class DocumentStore(Mapping):
                 rested = not self._work.wait(min(due - now, _IDLE))
                 self._wakes_at = -inf
 
-    def _write_here(self) -> None:
-        """Write what is queued, as far as it can be, in this thread, because there will be no other."""
+    def _write_here(self, deadline: float) -> None:
+        """Write what is queued, once each, in this thread, because there will be no other."""
         with self._mutex:
-            self._queue.hurry(time.monotonic())
-        while self._step():
-            pass
+            self._queue.hurry()
+            left = len(self._queue)
+        while left > 0 and (rest := deadline - time.monotonic()) > 0:
+            if self._step(rest if self._timeout < 0 else min(rest, self._timeout)) is None:
+                return
+            left -= 1
 
-    def _step(self) -> bool:
-        """Do the next operation. False when none is due, or it failed."""
+    def _step(self, timeout: float) -> bool | None:
+        """Do the next operation, waiting so long for the lock. Whether that succeeded; None when none is due."""
         operation = None
         try:
-            with self._lock:
+            with self._lock.acquire(timeout):
                 operation = self._take()
                 found = None if operation is None else self._perform(operation)
             while operation is not None and found is not None:
-                found = self._settle(operation, found)
-        except Exception as error:  # noqa: BLE001 - whoever flushes is told
+                found = self._settle(operation, found, timeout)
+        except BaseException as error:  # noqa: BLE001 - whoever flushes is told, and the thread goes on
             operation = operation or self._take()
             if operation is not None:
-                self._fail(operation, error)
+                self._fail(operation, _as_exception(error))
             return False
-        return operation is not None
+        return None if operation is None else True
 
     def _take(self) -> Operation | None:
         with self._mutex:
@@ -506,9 +624,9 @@ class DocumentStore(Mapping):
     def _perform(self, operation: Operation) -> Contents | None:
         """Write or delete a file, under the lock. What is in the file, if somebody else has changed it."""
         document = operation.document
-        if not document.seen.is_current(document.path):
-            found = _contents.read(document.path)
-            known = _revision(found.data) in (document.revision, document.inherited)
+        if os.path.islink(document.path) or not document.seen.is_current(document.path):
+            found = _read(document.path)
+            known = _revision(found.data) in (document.revision, *document.inherited)
             if not known and found.data != operation.data:
                 return found
         began = time.monotonic()
@@ -521,9 +639,9 @@ class DocumentStore(Mapping):
 
     def _write(self, document: Document, data: bytes) -> None:
         if is_long(os.path.basename(document.path)):
-            companion = companion_of(document.path)
-            if not os.path.exists(companion):
-                write_bytes(companion, bytes_of(document.key), durable=self._durable)
+            companion, key = companion_of(document.path), bytes_of(document.key)
+            if _read(companion).data != key:
+                write_bytes(companion, key, durable=self._durable)
         write_bytes(document.path, data, durable=self._durable)
 
     def _remove(self, document: Document) -> None:
@@ -532,13 +650,15 @@ class DocumentStore(Mapping):
         if is_long(os.path.basename(document.path)):
             with suppress(FileNotFoundError):
                 os.unlink(companion_of(document.path))
+        if self._durable:
+            _sync_directory(self._directory)
 
     def _finish(self, operation: Operation, took: float) -> None:
         document, counts = operation.document, self._counts
         revision = _revision(operation.data)
         with self._mutex:
             self._queue.remove(operation)
-            document.seen, document.revision, document.inherited = _UNSTAMPED, revision, None
+            document.seen, document.revision, document.inherited = Contents(None, None), revision, ()
             if operation.data is None:
                 counts.deletions += 1
             else:
@@ -546,7 +666,10 @@ class DocumentStore(Mapping):
             counts.write_seconds += took
             counts.longest_write = max(counts.longest_write, took)
             if not document.operations:
-                if not document.exists:
+                if document.exists:
+                    self._clean[document.key] = document
+                else:
+                    self._remember(document.key, 0)
                     self._forget(document)
                 self._evict()
             self._progress.notify_all()
@@ -555,44 +678,56 @@ class DocumentStore(Mapping):
         """Note an error, and try again later."""
         with self._mutex:
             self._queue.fail(operation, time.monotonic())
-        self._report(operation.document.key, error)
+            self._note(error)
+        self._tell(operation.document.key, error)
 
-    def _report(self, key: str, error: Exception) -> None:
-        with self._mutex:
-            self._counts.errors += 1
-            self._error = self._error or error
-            self._untold += 1
-            self._progress.notify_all()
+    def _note(self, error: Exception) -> None:
+        """Note an error for whoever flushes or closes next."""
+        self._counts.errors += 1
+        self._error = self._error or error
+        self._untold += 1
+        self._progress.notify_all()
+
+    def _tell(self, key: str, error: Exception) -> None:
         if self._on_error is not None:
             try:
                 self._on_error(key, error)
-            except BaseException as failure:  # noqa: BLE001 - the thread goes on, and says what happened
-                arguments = (type(failure), failure, failure.__traceback__, threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(arguments))
+            except BaseException as raised:  # noqa: BLE001 - the thread goes on, and says what happened
+                sys.excepthook(type(raised), raised, raised.__traceback__)
 
     # Other processes
 
-    def _settle(self, operation: Operation, found: Contents) -> Contents | None:
+    def _settle(self, operation: Operation, found: Contents, timeout: float) -> Contents | None:
         """Decide a conflict. What is in the file, if it has been changed once more meanwhile."""
         document = operation.document
         with self._mutex:
             self._counts.conflicts += 1
-        if self._on_conflict is None:
-            conflict = DocumentConflict(document.path, document.revision, _revision(found.data), document.key)
-            with self._mutex:
-                self._give_up(operation)
-            self._report(document.key, conflict)
+        try:
+            theirs = _REMOVED if found.data is None else self._decoded(document, found.data)
+        except ValueError as error:
+            self._refuse(operation, found, error)
             return None
-        mine, theirs = (
-            _REMOVED if data is None else self._decoded(document, data) for data in (operation.data, found.data)
-        )
+        if self._on_conflict is None:
+            self._refuse(operation, found, None)
+            return None
+        mine = _REMOVED if operation.data is None else self._decoded(document, operation.data)
         chosen = self._on_conflict(document.key, mine, theirs)
         data = None if chosen is _REMOVED else self._encoded(chosen)
         with self._mutex:
             _see(document, found)
             self._choose(operation, data)
-        with self._lock:
+        with self._lock.acquire(timeout):
             return self._perform(operation)
+
+    def _refuse(self, operation: Operation, found: Contents, cause: Exception | None) -> None:
+        """Give up a write that would undo what somebody else has written."""
+        document = operation.document
+        conflict = DocumentConflict(document.path, document.revision, _revision(found.data), document.key)
+        conflict.__cause__ = cause
+        with self._mutex:
+            self._note(conflict)
+            self._give_up(operation)
+        self._tell(document.key, conflict)
 
     def _choose(self, operation: Operation, data: bytes | None) -> None:
         document = operation.document
@@ -631,11 +766,11 @@ class DocumentStore(Mapping):
         for document, seen in documents:
             if seen.is_current(document.path):
                 continue
-            contents = _contents.read(document.path)
+            contents = _read(document.path)
             with self._mutex:
                 if document.seen is not seen or document.operations:
                     continue  # this store has written it meanwhile
-                if _revision(contents.data) == document.revision:
+                if _revision(contents.data) in (document.revision, *document.inherited):
                     _see(document, contents)
                 elif self._documents.get(document.key) is document:
                     self._forget(document)
@@ -663,7 +798,7 @@ class DocumentStore(Mapping):
             self._drain(last, deadline, patient=False)
             with self._mutex:
                 left = sum(number <= last for number in self._queue.all)
-                error = self._told(f"{_count(left)} to be tried again" if left else "everything is on the disk now")
+                error = self._told(f"{_count(left)} to be tried again" if left else "nothing waits any more")
             if error is not None:
                 raise error
             if not left:
@@ -687,33 +822,42 @@ class DocumentStore(Mapping):
         >>> store.close()
         """
         deadline = self._deadline("close", timeout)
-        with self._mutex:
-            if self._closed:
-                return
-            self._closed = True
-            writer = self._writer
+        if self._is_being_closed(deadline):
+            return
         try:
             self._drain(self._queue.last, deadline, patient=True)
-        finally:
-            with self._mutex:
-                left = len(self._queue)
-                error = self._told(f"{_count(left)} did not reach the disk" if left else "everything is on the disk")
-                self._abandon()
+        except BaseException:  # of a signal handler: nothing is lost yet
+            self._closed = False
+            raise
+        with self._mutex:
+            left, writer = len(self._queue), self._writer
+            error = self._told(f"{_count(left)} did not reach the disk" if left else "nothing waits any more")
+            self._abandon()
         if writer is not None:
             writer.join(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         if error is not None:
             raise error
         if left:
             raise TimeoutError(
-                f"{_count(left)} of the DocumentStore {self._directory!r} did not reach the disk within {timeout:g} "
-                "seconds: lost. Allow more time"
+                f"{_count(left)} of the DocumentStore {self._directory!r} had not reached the disk when the time to "
+                "close was over: lost. Allow more time"
             )
+
+    def _is_being_closed(self, deadline: float) -> bool:
+        """Whether another thread has begun to close the store; it is waited for."""
+        with self._mutex:
+            if not self._closed:
+                self._closed = True
+                return False
+            while self._closed and not self._ended and (rest := deadline - time.monotonic()) > 0:
+                self._progress.wait(min(rest, threading.TIMEOUT_MAX))
+            return True
 
     def _abandon(self) -> None:
         """Let go of everything, and let the writer end."""
+        self._ended = True
         self._queue = Queue()
-        self._documents.clear()
-        self._values.clear()
+        self._documents, self._clean, self._values = {}, {}, {}
         self._work.notify_all()
         self._progress.notify_all()
 
@@ -729,17 +873,22 @@ class DocumentStore(Mapping):
         """Wait until everything up to a number is on the disk, or unless patient until something fails."""
         with self._mutex:
             errors = self._counts.errors
-            self._hurry(time.monotonic())
-            alone = bool(self._queue) and not self._summon_writer()
-        if alone:
-            self._write_here()
-            return
-        with self._mutex:
-            while not self._queue.is_done(last) and (patient or self._counts.errors == errors):
+            alone = not self._begin_to_drain()
+            while not alone and not self._queue.is_done(last) and (patient or self._counts.errors == errors):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    break
+                    return
                 self._progress.wait(min(remaining, threading.TIMEOUT_MAX))
+        while alone and self._queue and (rest := deadline - time.monotonic()) > 0:
+            self._write_here(deadline)
+            if not patient:
+                return
+            time.sleep(min(rest, 0.05))
+
+    def _begin_to_drain(self) -> bool:
+        """Let the writer begin at once. False if there can be none."""
+        self._hurry()
+        return not self._queue or self._summon_writer()
 
     def _told(self, outcome: str) -> Exception | None:
         """The first error that nobody has been told yet, with a note about the others."""
@@ -785,9 +934,9 @@ class DocumentStore(Mapping):
     def _after_fork(self) -> None:
         """Leave to the parent what it has to write, in a child that has just been forked."""
         for document in self._documents.values():
-            if document.operations:
-                document.inherited = _revision(document.operations[-1].data)
-                document.operations = []
+            document.inherited = tuple(_revision(operation.data) for operation in document.operations)
+            document.operations = []
+        self._clean = dict(self._documents)
         self._begin()
 
     def __enter__(self) -> Self:
@@ -810,14 +959,39 @@ def _make(cls: type[DocumentStore], directory: str, settings: dict[str, Any]) ->
     return cls(directory, **settings)
 
 
-_UNSTAMPED = Contents(None, None)
-
-
 def _see(document: Document, contents: Contents) -> None:
     """Note what is in a document's file, without its bytes."""
     document.seen = Contents(None, contents.stamp)
     document.revision = _revision(contents.data)
-    document.inherited = None
+    document.inherited = ()
+
+
+def _read(path: str) -> Contents:
+    """What is in a file that is not a link: whoever made that would choose what is read and written."""
+    if os.path.islink(path):
+        raise OSError(
+            errno.ELOOP, "a symbolic link is in the place of a document, and is not followed; remove it", path
+        )
+    return _contents.read(path)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What to raise elsewhere: a SystemExit, for example, must not end whoever flushes."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__} was raised on the writer thread: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _sync_directory(path: str) -> None:
+    """Have the names in a directory on the disk. Windows does that by itself."""
+    if os.name != "nt":
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _revision(data: bytes | None) -> int:
@@ -861,10 +1035,17 @@ def _positive(name: str, number: int) -> int:
 
 _stores: WeakValueDictionary[int, DocumentStore] = WeakValueDictionary()  # by id: a mapping has no hash
 _forking: list[DocumentStore] = []
+_one_fork = threading.Lock()
+_ending = False  # no thread would live to write anything any more
+
+
+def _living_stores() -> list[DocumentStore]:
+    return [store for reference in _stores.valuerefs() if (store := reference()) is not None]
 
 
 def _before_fork() -> None:
-    _forking[:] = _stores.values()
+    _one_fork.acquire()
+    _forking[:] = _living_stores()
     for store in _forking:
         store._mutex.acquire()
 
@@ -873,12 +1054,14 @@ def _after_fork_in_parent() -> None:
     for store in _forking:
         store._mutex.release()
     _forking.clear()
+    _one_fork.release()
 
 
 def _after_fork_in_child() -> None:
     for store in _forking:
         store._after_fork()
     _forking.clear()
+    _one_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -888,10 +1071,13 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _drain_all() -> None:
     """Write what is queued in all stores that nobody has closed."""
+    global _ending
     deadline = time.monotonic() + _AT_EXIT
-    stores = [store for store in _stores.values() if not store._closed]
+    stores = [store for store in _living_stores() if not store._closed]
     for store in stores:
-        store._drain(0, deadline, patient=True)  # only begins: they work side by side
+        with store._mutex:
+            store._begin_to_drain()  # they work side by side
     for store in stores:
         store._drain(store._queue.last, deadline, patient=True)
         store._report_loss()
+    _ending = True
