@@ -314,6 +314,16 @@ def test_a_deletion_keeps_its_place_in_the_order(store, path, steps):
     assert store.stats.deletions == 1
 
 
+def test_what_a_flush_waits_for_is_written_although_it_is_deleted_meanwhile(store, path, steps):
+    with held(path):
+        store["a"] = 1
+        with pytest.raises(TimeoutError):
+            store.flush(timeout=0.01)
+        del store["a"]
+    store.flush()
+    assert steps == [("a.json", b"1"), ("a.json", None)]
+
+
 def test_a_document_waits_for_more_writes_as_long_as_debounce_says(path):
     with DocumentStore(path, debounce=1e6) as store:
         for number in range(3):

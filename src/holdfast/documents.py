@@ -269,17 +269,17 @@ class DocumentStore(Mapping):
                 "document anew, or delete it"
             ) from error
 
-    def _document(self, key: str) -> Document:
-        """What is known of a key, after a look at the disk if that is nothing."""
+    def _document(self, key: str, unread: bool = False) -> Document:
+        """What is known of a key, after a look at the disk if that is nothing, which may be `unread` by the caller."""
         if not isinstance(key, str):
             raise TypeError(f"the key of a document must be a str, not {type(key).__name__}")
         document = self._documents.get(key)
         for _ in range(3):
             if document is not None:
                 return document
-            document = self._admitted(self._looked_up(key))
+            document = self._admitted(self._looked_up(key), unread)
         with self._mutex:  # others keep forgetting documents
-            return document or self._admitted(self._looked_up(key)) or self._document(key)
+            return document or self._admitted(self._looked_up(key), unread) or self._document(key, unread)
 
     def _looked_up(self, key: str) -> Document:
         self._check_open()
@@ -290,7 +290,7 @@ class DocumentStore(Mapping):
         document.show(contents.data)
         return document
 
-    def _admitted(self, document: Document) -> Document | None:
+    def _admitted(self, document: Document, unread: bool) -> Document | None:
         """What is known of the key of a document that was looked up. None if that look may be too old by now."""
         with self._mutex:
             known = self._documents.get(document.key)
@@ -298,6 +298,10 @@ class DocumentStore(Mapping):
                 return known
             if self._forgotten != document.looked:
                 return None
+            remembered = self._remembered.get(document.key, document.revision)
+            if unread and remembered != document.revision:
+                # Somebody else was here since, and whoever writes now does not know that.
+                document.revision, document.seen = remembered, Contents(None, None)
             if document.exists:  # no others: keys that are asked for are endless
                 self._remembered.pop(document.key, None)
                 self._documents[document.key] = self._clean[document.key] = document
@@ -429,13 +433,12 @@ class DocumentStore(Mapping):
     def _put(self, key: str, data: bytes | None, instead_of: Any = _NOTHING) -> bool:
         """Queue a write, or a deletion for None, and let readers see it. False if this is not `instead_of` that."""
         deadline = None
-        seen = self._remembered.get(key)
         attempts = 0
         while True:
             attempts += 1
-            document = self._document(key) if attempts <= 3 else None
+            document = self._document(key, unread=True) if attempts <= 3 else None
             with self._mutex:
-                document = document or self._document(key)  # others keep forgetting documents
+                document = document or self._document(key, unread=True)  # others keep forgetting documents
                 self._check_open()
                 if not self._is_known(document):
                     continue
@@ -447,7 +450,7 @@ class DocumentStore(Mapping):
                     deadline = self._make_room(document, deadline)
                     continue
                 try:
-                    self._queue_up(document, data, seen)
+                    self._queue_up(document, data)
                 except BaseException:  # of a signal handler
                     self._mend(document)
                     raise
@@ -460,12 +463,9 @@ class DocumentStore(Mapping):
         """What readers have been given of a document; REMOVED if there is none."""
         return self._values.get(document.key, _NOTHING) if document.exists else _REMOVED
 
-    def _queue_up(self, document: Document, data: bytes | None, seen: int | None) -> None:
+    def _queue_up(self, document: Document, data: bytes | None) -> None:
         self._documents[document.key] = document
         self._remembered.pop(document.key, None)
-        if seen is not None and seen != document.revision:
-            # Somebody else was here since, and whoever writes now does not know that.
-            document.revision, document.seen = seen, Contents(None, None)
         self._clean.pop(document.key, None)
         self._enqueue(document, data)
         document.show(data)
@@ -551,8 +551,8 @@ class DocumentStore(Mapping):
                 self._work.notify_all()
             return True
         thread = threading.Thread(target=self._run, name="holdfast-documents", daemon=True)
-        self._writer = thread
         try:
+            self._writer = thread
             thread.start()
         except BaseException as error:
             if thread.ident is None:
@@ -793,7 +793,7 @@ class DocumentStore(Mapping):
         deadline = self._deadline("flush", timeout)
         with self._mutex:
             self._check_open()
-            last = self._queue.last
+            last = self._queue.awaited = self._queue.last
         while True:
             self._drain(last, deadline, patient=False)
             with self._mutex:

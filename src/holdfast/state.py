@@ -56,7 +56,7 @@ class DamagedState(ValueError):
     `path` and `line` say where, if the line is known, and `reason` what is wrong.
 
     >>> from holdfast import DamagedState, StateFile, write_text
-    >>> write_text("state.json", '{"theme": "dark",\n}')
+    >>> write_text("state.json", '{"theme":\ndark}')
     >>> try:
     ...     StateFile("state.json").load()
     ... except DamagedState as error:
