@@ -278,6 +278,38 @@ def test_what_another_process_wrote_is_not_overwritten(path, shared):
     assert (path / "jo.json").read_bytes() == b"4"
 
 
+def test_a_conflict_stays_one_until_the_document_is_read(path, shared):
+    written_elsewhere(path, 2)
+    for number in (3, 4):
+        shared["jo"] = number
+        with pytest.raises(DocumentConflict):
+            shared.flush()
+    assert shared["jo"] == 2
+    shared["jo"] = 5
+    shared.flush()
+    assert (path / "jo.json").read_bytes() == b"5"
+
+
+def test_what_on_conflict_merged_is_not_overwritten_by_who_has_not_read_it(path):
+    def merge(_key, mine, theirs):
+        return {name: max(mine.get(name, 0), theirs.get(name, 0)) for name in {**theirs, **mine}}
+
+    with DocumentStore(path, on_conflict=merge) as one, DocumentStore(path) as two:
+        one["k"] = {"one": 1}
+        one.flush()
+        two["k"] = {**two["k"], "two": 1}
+        two.flush()
+        one["k"] = {"one": 2}
+        one.flush()
+        one["k"] = {"one": 3}  # from what was assigned, and not from what was merged
+        one.flush()
+        assert one["k"] == {"one": 3, "two": 1}
+        one["k"] = {"one": 4}  # from what was merged: whoever removes something has seen it
+        one.flush()
+        two.refresh()
+        assert two["k"] == {"one": 4}
+
+
 def test_what_another_process_wrote_is_not_deleted(path, shared):
     written_elsewhere(path, 2)
     del shared["jo"]

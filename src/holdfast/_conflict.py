@@ -60,6 +60,7 @@ class DocumentConflict(StateConflict):
 
     def __init__(self, path: str, expected: int, found: int, key: str = "") -> None:
         super().__init__(path, expected, found)
+        self.args = (path, expected, found, key)
         self.key = key
 
     def __reduce__(self) -> tuple[Callable[..., DocumentConflict], tuple[str, int, int, str]]:

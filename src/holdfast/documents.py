@@ -256,6 +256,7 @@ class DocumentStore(Mapping):
                     if known is document and document.data is data:
                         self._values[key] = value
                         document.data = None
+                        document.assigned = None
                         return value
                     if known is None and document.data is data:
                         return value  # it has been forgotten again meanwhile
@@ -466,6 +467,9 @@ class DocumentStore(Mapping):
     def _queue_up(self, document: Document, data: bytes | None) -> None:
         self._documents[document.key] = document
         self._remembered.pop(document.key, None)
+        if document.assigned is not None:  # whoever writes now knows only what he assigned
+            document.revision, document.seen = document.assigned, Contents(None, None)
+            document.assigned = None
         self._clean.pop(document.key, None)
         self._enqueue(document, data)
         document.show(data)
@@ -727,12 +731,16 @@ class DocumentStore(Mapping):
         with self._mutex:
             self._note(conflict)
             self._give_up(operation)
+            if document.key not in self._documents:
+                self._remember(document.key, document.revision)  # a conflict again, until somebody reads it
         self._tell(document.key, conflict)
 
     def _choose(self, operation: Operation, data: bytes | None) -> None:
         document = operation.document
+        mine = operation.data
         self._queue.change(operation, data)
         if document.operations and document.operations[-1] is operation:
+            document.assigned = _revision(mine) if data is not None and data != mine else None
             document.show(data)
             self._values.pop(document.key, None)
 
