@@ -132,6 +132,10 @@ int hf_release_all(hf_lock *lock);
    `capacity` are stored. */
 size_t hf_holding_threads(hf_lock *lock, uint64_t *threads, size_t capacity);
 
+/* The descriptor, on Windows the handle, of the file by which this thread holds the lock: the lock's, and good until it is
+   released. -EPERM when this thread holds nothing. */
+int64_t hf_descriptor(hf_lock *lock);
+
 /* Close the descriptors of the lock that nobody holds. */
 void hf_close_idle(hf_lock *lock);
 

@@ -316,6 +316,14 @@ int hf_count(hf_lock *lock) {
     return count;
 }
 
+int64_t hf_descriptor(hf_lock *lock) {
+    hf__mutex_lock(&lock->pool->mutex);
+    const hf__hold *hold = held_by_me(lock);
+    int64_t descriptor = hold != NULL ? (int64_t)(intptr_t)hold->file : -EPERM;
+    hf__mutex_unlock(&lock->pool->mutex);
+    return descriptor;
+}
+
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Releasing
  */

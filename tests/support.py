@@ -7,9 +7,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from asyncio import Task
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 R = TypeVar("R")
 
@@ -105,6 +106,29 @@ def held_elsewhere(path: object) -> Iterator[Child]:
     with Child(HOLD, path) as child:
         child.expect("held")
         yield child
+
+
+@contextmanager
+def held_here(path: object) -> Iterator[Callable[[], None]]:
+    """This process holds the FileLock at `path`, for no thread or task in particular, until it calls what it gets."""
+    from holdfast import FileLock
+
+    lock = FileLock(str(path), thread_local=False)
+    lock.acquire()
+    try:
+        yield lock.release
+    finally:
+        lock.close()
+
+
+async def started(*coroutines: Coroutine[Any, Any, R]) -> list[Task[R]]:
+    """Tasks that have run as far as they can."""
+    from asyncio import create_task, sleep
+
+    tasks = [create_task(coroutine) for coroutine in coroutines]
+    for _ in range(3):
+        await sleep(0)
+    return tasks
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 import holdfast
+import holdfast.aio
 from support import PATIENCE
 
 HEAVY = {"asyncio", "logging", "json", "typing", "socket", "threading"}
 SAMPLE = Path(__file__).with_name("typing_sample.py")
-MODULES = sorted(f"holdfast.{module.name}" for module in pkgutil.iter_modules(holdfast.__path__))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(holdfast.__path__, "holdfast."))
+PUBLIC = [f"{module.__name__}.{name}" for module in (holdfast, holdfast.aio) for name in module.__all__]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,7 +84,9 @@ READERS_OF_JSON = {"Damage", "DamagedLine", "Records", "Report"}
 @pytest.mark.parametrize("name", holdfast.__all__)
 def test_no_public_name_loads_asyncio_logging_json_or_socket(name, tmp_path):
     loaded = loaded_by(f"from holdfast import {name}", tmp_path)
-    assert not loaded & ({"asyncio", "logging", "socket"} | ({"json"} if name not in READERS_OF_JSON else set()))
+    needed = {"asyncio", "logging", "socket"} if name.startswith("Async") else set()
+    needed |= {"json"} if name in READERS_OF_JSON else set()
+    assert not loaded & ({"asyncio", "logging", "socket", "json"} - needed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,6 +96,7 @@ def test_no_public_name_loads_asyncio_logging_json_or_socket(name, tmp_path):
 def test_the_public_names_are_these():
     assert holdfast.__all__ == [
         "AcquireReturnProxy",
+        "AsyncFileLock",
         "BaseFileLock",
         "Change",
         "Damage",
@@ -163,19 +168,20 @@ def test_the_version_is_that_of_the_distribution():
 # Documentation
 
 
-@pytest.mark.parametrize("name", holdfast.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_documented_with_an_example(name):
-    documentation = getattr(holdfast, name).__doc__
+    documentation = pkgutil.resolve_name(name).__doc__
     assert documentation
     assert doctest.DocTestParser().get_examples(documentation)
 
 
-@pytest.mark.parametrize("name", [name for name in holdfast.__all__ if inspect.isclass(getattr(holdfast, name))])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isclass(pkgutil.resolve_name(name))])
 def test_every_public_method_is_documented(name):
-    members = inspect.getmembers_static(getattr(holdfast, name)) if sys.version_info >= (3, 11) else []
-    for member, value in members or vars(getattr(holdfast, name)).items():
+    public = pkgutil.resolve_name(name)
+    members = inspect.getmembers_static(public) if sys.version_info >= (3, 11) else []
+    for member, value in members or vars(public).items():
         if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
-            assert inspect.getdoc(getattr(getattr(holdfast, name), member)), member
+            assert inspect.getdoc(getattr(public, member)), member
 
 
 @pytest.mark.parametrize("name", ["holdfast", *MODULES])
@@ -209,7 +215,7 @@ def test_the_package_says_that_it_is_typed():
 
 def test_the_sample_uses_every_public_name():
     words = set(re.findall(r"\w+", SAMPLE.read_text(encoding="utf-8")))
-    assert set(holdfast.__all__) <= words
+    assert {*holdfast.__all__, *holdfast.aio.__all__} <= words
 
 
 def test_the_sample_runs(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import holdfast
 from holdfast import (
     AcquireReturnProxy,
+    AsyncFileLock,
     BaseFileLock,
     Change,
     Damage,
@@ -37,6 +39,15 @@ from holdfast import (
     lock_all,
     write_bytes,
     write_text,
+)
+from holdfast.aio import (
+    AsyncAcquireReturnProxy,
+    AsyncBaseLock,
+    AsyncJsonlFile,
+    AsyncReadWriteLock,
+    AsyncRecords,
+    AsyncStateFile,
+    happened,
 )
 
 if TYPE_CHECKING:
@@ -242,6 +253,60 @@ def documents() -> None:
         assert_type(store.stats.oldest_pending, float)
 
 
+@AsyncFileLock("m.lock")
+async def decorated_coroutine(number: int) -> str:
+    return str(number)
+
+
+async def asynchronous_locks() -> None:
+    lock = AsyncFileLock("m.lock", 10, 0o600, True, poll_interval=0.1)
+    async with lock as held:
+        assert_type(held, AsyncFileLock)
+    async with await lock.acquire(5, blocking=True) as held:
+        assert_type(held, AsyncFileLock)
+    assert_type(await lock.acquire(), "AsyncAcquireReturnProxy[AsyncFileLock]")
+    await lock.release(force=True)
+    lock.close()
+    assert_type(lock.is_locked, bool)
+    assert_type(await decorated_coroutine(3), str)
+    both = AsyncReadWriteLock("n.lock", 5)
+    async with both.read_lock(timeout=1) as reading:
+        assert_type(reading, AsyncReadWriteLock)
+    base: AsyncBaseLock = both
+    proxy: AsyncAcquireReturnProxy[AsyncReadWriteLock] = await both.acquire_write()
+    async with proxy:
+        assert_type(base.lock_counter, int)
+
+
+async def asynchronous_files() -> None:
+    async with AsyncJsonlFile("y.jsonl", durable=0.5, max_bytes="1 GB") as log:
+        try:
+            await log.append({"n": 1})
+        except BaseException as error:
+            assert_type(happened(error), "bool | None")
+            raise
+        assert_type(await log.extend([{"n": 2}]), int)
+        records = log.records(where=lambda record: record["n"] > 1)
+        assert_type(records, AsyncRecords)
+        async for record in records:
+            assert_type(record, Any)
+        assert_type(records.checkpoint, str)
+        assert_type(await log.verify(), Report)
+        assert_type(log.stats, JsonlStats)
+    state = AsyncStateFile("y.json")
+    async with state.edit() as data:
+        assert_type(data, dict[str, Any])
+        data["n"] = 1
+    assert_type((await state.load()).data, dict[str, Any])
+    plans = AsyncStateFile("z.json", type=Plan, default=Plan)
+    assert_type(await plans.save(Plan(), expect=await plans.load()), int)
+
+    async def change(plan: Plan) -> None:
+        plan.done = True
+
+    assert_type(await plans.update(change), int)
+
+
 if __name__ == "__main__":
     file_locks()
     assert_type(decorated(2, text="x"), list[str])
@@ -256,4 +321,6 @@ if __name__ == "__main__":
     replaced_files()
     states()
     documents()
+    asyncio.run(asynchronous_locks())
+    asyncio.run(asynchronous_files())
     assert_type(holdfast.__version__, str)

@@ -106,6 +106,20 @@ static void release_all_spares_living_threads(int flags) {
     hf_pool_free(pool);
 }
 
+static void a_descriptor_is_that_of_this_threads_hold(int flags) {
+    hf_pool *pool = hf_pool_new(8, flags);
+    hf_lock *lock = hf_lock_new(pool, test_path("lock"), 0644, 0);
+    CHECK_IS(hf_descriptor(lock), -EPERM);
+    CHECK_IS(run_visit(try_it, lock, HF_SHARED).result, 0);
+    CHECK_IS(hf_descriptor(lock), -EPERM); /* that thread's is none of ours */
+    CHECK_IS(hf_try(lock, HF_SHARED), 0);
+    CHECK(hf_descriptor(lock) >= 0);
+    CHECK_IS(hf_release(lock), 0);
+    CHECK_IS(hf_descriptor(lock), -EPERM); /* though the file is still open */
+    hf_lock_free(lock);
+    hf_pool_free(pool);
+}
+
 static void holding_threads_are_numbered(int flags) {
     hf_pool *pool = hf_pool_new(8, flags);
     hf_lock *lock = hf_lock_new(pool, test_path("lock"), 0644, 0);
@@ -312,6 +326,7 @@ const check_test threads_tests[] = {
     {"a hold outlives its thread until all is released", a_hold_outlives_its_thread, 0},
     {"releasing all spares no ended thread and no other lock", release_all_spares_living_threads, 0},
     {"the threads that hold a lock are known by number", holding_threads_are_numbered, 0},
+    {"a descriptor is that of this thread's hold", a_descriptor_is_that_of_this_threads_hold, 0},
     {"freeing a lock frees the hold of an ended thread", freeing_frees_the_hold_of_an_ended_thread, 0},
     {"a later thread inherits no hold of an ended one", a_later_thread_inherits_nothing, 0},
     {"threads that count under a lock lose no count", threads_lose_no_count, 0},

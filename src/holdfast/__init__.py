@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast._holders import holders as holders
     from holdfast._reading import DamagedLine as DamagedLine
     from holdfast._reading import Records as Records
+    from holdfast.aio.locks import AsyncFileLock as AsyncFileLock
     from holdfast.atomic import atomic_write as atomic_write
     from holdfast.atomic import write_bytes as write_bytes
     from holdfast.atomic import write_text as write_text
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AcquireReturnProxy": "_base",
+    "AsyncFileLock": "aio.locks",
     "BaseFileLock": "_base",
     "Change": "_changes",
     "Damage": "_damage",
@@ -78,6 +80,7 @@ _HOME = {
 
 __all__ = [
     "AcquireReturnProxy",
+    "AsyncFileLock",
     "BaseFileLock",
     "Change",
     "Damage",

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     Log: TypeAlias = Any
     Marker: TypeAlias = Any
     MarkerSlot: TypeAlias = Any
+    Waiter: TypeAlias = Any
 
 # What the core's calls return: see csrc/holdfast.h.
 BUSY: int = lib.HF_BUSY
 TIMED_OUT: int = lib.HF_TIMED_OUT
 INTERRUPTED: int = lib.HF_INTERRUPTED
+CANCELLED: int = lib.HF_CANCELLED
 OTHER_MODE: int = lib.HF_OTHER_MODE
 SELF_DEADLOCK: int = lib.HF_SELF_DEADLOCK
 NOT_A_FILE: int = lib.HF_NOT_A_FILE
@@ -53,8 +55,10 @@ release: Callable[[Lock], int] = lib.hf_release
 release_all: Callable[[Lock], int] = lib.hf_release_all
 close_idle: Callable[[Lock], None] = lib.hf_close_idle
 count: Callable[[Lock], int] = lib.hf_count
+descriptor: Callable[[Lock], int] = lib.hf_descriptor
 free: Callable[[Lock], None] = lib.hf_lock_free
 now: Callable[[], int] = lib.hf_now
+cancel_waiter: Callable[[Waiter], None] = lib.hf_waiter_cancel
 process_start: Callable[[int], int] = lib.hf_process_start
 append_log: Callable[[Log, bytes, int, int], int] = lib.hf_log_append
 append_log_wait: Callable[[Log, bytes, int, int, int, int, int, Any], int] = lib.hf_log_append_wait
@@ -101,8 +105,15 @@ _IMPORTED_LATE = (
     "_texts",
     "_typed",
     "_write_behind",
+    "aio",
+    "aio._line",
+    "aio._threads",
+    "aio.jsonl",
+    "aio.locks",
+    "aio.state",
     "atomic",
     "documents",
+    "filelock",
     "jsonl",
     "lockset",
     "owner",
@@ -143,6 +154,14 @@ def new_lock(path: str, mode: int, flags: int) -> Lock:
     if not lock:
         raise MemoryError
     return lock
+
+
+def new_waiter() -> Waiter:
+    """That by which one thread ends the wait of another."""
+    waiter = lib.hf_waiter_new()
+    if not waiter:
+        raise MemoryError
+    return ffi.gc(waiter, lib.hf_waiter_free)
 
 
 def new_log(path: str, mode: int, flags: int, max_bytes: int, max_age: int) -> Log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from operator import length_hint
 
 from holdfast._checkpoint import BEFORE, HEAD, Mark, digest
@@ -9,7 +10,7 @@ from holdfast._texts import Text, identity, identity_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
     Decode: TypeAlias = Callable[[bytes], Any]
@@ -103,6 +104,10 @@ class LogFile:
     def put_back(self) -> None:
         """Have the line that was taken out of `unread` last in it again."""
         self.unread = iter(self._lines[self.consumed() - 1 :])
+
+    def next_lines(self, size: int) -> Iterator[bytes]:
+        """The first lines of `unread`: about so many bytes, but one at least."""
+        return islice(self.unread, 1 + size * len(self._lines) // max(1, len(self._data)))
 
     def has_unread(self) -> bool:
         """Whether there are lines that nobody has taken out of `unread`."""

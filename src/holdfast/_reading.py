@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from holdfast._lines import Decode
 
-_SHORTEST_NAP = 0.001
+SHORTEST_NAP = 0.001
 DEFAULT_POLL_INTERVAL = 0.1
 
 
@@ -209,7 +209,7 @@ class Records:
 
     def _wait(self, since: float | None) -> float | None:
         """Have more lines, or raise StopIteration. Returns when the waiting for a record began, if it did."""
-        nap = _SHORTEST_NAP
+        nap = SHORTEST_NAP
         while not self._look():
             if not self._following:
                 self.close()

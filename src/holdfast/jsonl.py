@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast._reading import Records
 
 _NEWLINE = 10
-_POLL = 50_000_000  # nanoseconds between two looks where the system cannot wait in the kernel
+POLL = 50_000_000  # nanoseconds between two looks where the system cannot wait in the kernel
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -145,7 +145,7 @@ class JsonlFile:
         >>> JsonlFile("events.jsonl").append_bytes(b'{"event": "started"}\n')
         """
         if type(line) is not bytes or line.find(b"\n") != len(line) - 1 or line.isspace() or not line:
-            line = _as_line(line)
+            line = as_line(line)
         self._append(line, 1)
 
     def extend(self, records: Iterable[Any]) -> int:
@@ -157,7 +157,7 @@ class JsonlFile:
         """
         encoded = [*map(self._plain_encode, records)]
         if encoded:
-            self._append(_as_lines(encoded), len(encoded))
+            self._append(as_lines(encoded), len(encoded))
         return len(encoded)
 
     def sync(self) -> None:
@@ -171,9 +171,14 @@ class JsonlFile:
         >>> log.append({"event": "paid"})
         >>> log.sync()
         """
-        written = log_written(self._log)
-        while (rc := sync_log(self._log, written)) == _core.INTERRUPTED:
+        self._check_sync(self._sync(log_written(self._log)))
+
+    def _sync(self, appends: int) -> int:
+        while (rc := sync_log(self._log, appends)) == _core.INTERRUPTED:
             pass  # signal handlers have run
+        return rc
+
+    def _check_sync(self, rc: int) -> None:
         if rc in (_core.SYNC_FAILED, _core.CLOSED):
             self._fail(rc)
         if rc != 0:
@@ -198,7 +203,7 @@ class JsonlFile:
                 self._rotate(deadline, len(lines))
                 rc = append_log(self._log, lines, len(lines), records)
             elif rc == _core.INTERRUPTED or (rc == _core.BUSY and self._timeout != 0):
-                rc = _core.append_log_wait(self._log, lines, len(lines), records, began, deadline, _POLL, _core.NULL)
+                rc = _core.append_log_wait(self._log, lines, len(lines), records, began, deadline, POLL, _core.NULL)
             else:
                 self._fail(rc)
 
@@ -471,7 +476,7 @@ def _lock(file: JsonlFile, deadline: int) -> None:
     began = _core.now()
     rc = _core.try_log(file._log)
     while rc == _core.INTERRUPTED or (rc == _core.BUSY and deadline > began):
-        rc = _core.wait_log(file._log, began, deadline, _POLL, _core.NULL)
+        rc = _core.wait_log(file._log, began, deadline, POLL, _core.NULL)
     if rc != 0:
         file._fail(rc)
 
@@ -528,12 +533,12 @@ def _checked(encode: Callable[[Any], str | bytes]) -> Callable[[Any], bytes]:
         encoded = encode(record)
         if type(encoded) is bytes and b"\n" not in encoded and encoded and not encoded.isspace():
             return encoded + b"\n"
-        return _as_line(encoded.encode() if isinstance(encoded, str) else encoded)
+        return as_line(encoded.encode() if isinstance(encoded, str) else encoded)
 
     return line_of
 
 
-def _as_lines(encoded: list[Any]) -> bytes:
+def as_lines(encoded: list[Any]) -> bytes:
     """The lines of several records. Nearly always they are as they should be, and then looked at all at once."""
     try:
         lines = b"" if any(map(bytes.isspace, encoded)) else b"\n".join([*encoded, b""])
@@ -541,10 +546,10 @@ def _as_lines(encoded: list[Any]) -> bytes:
         lines = b""  # there is something else among them
     if lines.count(b"\n") == len(encoded) and b"\n\n" not in lines and lines[0] != _NEWLINE:
         return lines
-    return b"".join([_as_line(one.encode() if isinstance(one, str) else one) for one in encoded])
+    return b"".join([as_line(one.encode() if isinstance(one, str) else one) for one in encoded])
 
 
-def _as_line(encoded: Any) -> bytes:
+def as_line(encoded: Any) -> bytes:
     """One line with its newline, checked."""
     if not isinstance(encoded, (bytes, bytearray, memoryview)):
         raise TypeError(f"an encoded record must be bytes, or str from encode=, not {type(encoded).__name__}")

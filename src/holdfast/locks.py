@@ -69,12 +69,12 @@ class FileLock(KernelLock, BaseFileLock):
             poll_interval=poll_interval,
         )
         if lifetime is not None:
-            _warn_of_lifetime(lifetime)
+            warn_of_lifetime(lifetime)
         if shared is not False:
             check_bool("shared", shared)
         self._how = SHARED if shared else EXCLUSIVE
         self._flags = (
-            0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else _flags(mode, thread_local, kind)
+            0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else lock_flags(mode, thread_local, kind)
         )
         self._core = new_lock(self._lock_file, mode, self._flags)
 
@@ -144,13 +144,13 @@ class FileLock(KernelLock, BaseFileLock):
     @lifetime.setter
     def lifetime(self, value: float | None) -> None:
         if value is not None:
-            _warn_of_lifetime(value)
+            warn_of_lifetime(value)
 
     def _settings(self) -> dict[str, object]:
         return {**super()._settings(), "shared": self.shared, "kind": "ofd" if self._flags & OFD else "flock"}
 
 
-def _flags(mode: int, thread_local: bool, kind: str) -> int:
+def lock_flags(mode: int, thread_local: bool, kind: str) -> int:
     """The core's flags for these arguments."""
     if kind not in ("flock", "ofd"):
         raise ValueError(f"kind must be 'flock' or 'ofd', not {kind!r}")
@@ -161,7 +161,8 @@ def _flags(mode: int, thread_local: bool, kind: str) -> int:
     )
 
 
-def _warn_of_lifetime(lifetime: float) -> None:
+def warn_of_lifetime(lifetime: float) -> None:
+    """Warn, on the line that calls the constructor or setter, that a kernel's lock has no lifetime."""
     from warnings import warn
 
     resolve_lifetime(lifetime)

@@ -25,7 +25,7 @@ from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from datetime import datetime
     from typing import Any, Generic, TypeVar, overload
 
@@ -35,18 +35,19 @@ if TYPE_CHECKING:
 
     Data = TypeVar("Data")
 
-    class _OfData(Generic[Data]): ...
+    class OfData(Generic[Data]):
+        """Generic, with the type of the data."""
 
 else:
 
-    class _OfData:
+    class OfData:
         """Generic, without typing."""
 
         __slots__ = ()
         __class_getitem__ = classmethod(type(list[int]))
 
 
-_ATTEMPTS = 1000
+MANY_ATTEMPTS = 1000
 _SHORTEST_NAP, _LONGEST_NAP = 0.0005, 0.25
 
 
@@ -78,7 +79,7 @@ class DamagedState(ValueError):
         )
 
 
-class Snapshot(_OfData["Data"]):
+class Snapshot(OfData["Data"]):
     """A state as it was at one moment: `data`, and its `revision`.
 
     The data belong to whoever loaded the snapshot: to change them changes nothing else. `fingerprint` is that of the
@@ -139,7 +140,7 @@ class _Known:
         return Version(self.revision, self.fingerprint, len(self.contents.data or b""), self.thaw())
 
 
-class StateFile(_OfData["Data"]):
+class StateFile(OfData["Data"]):
     """A mapping in a file, with a revision that rises by one whenever it is saved.
 
     Whoever saves holds `FileLock(path + ".lock")`, waiting `timeout` seconds for it (10, or HOLDFAST_TIMEOUT), and
@@ -256,7 +257,11 @@ class StateFile(_OfData["Data"]):
 
     def _latest(self) -> _Known:
         known = self._known
-        return known if known is not None and known.contents.is_current(self._path) else self._read(self._path)
+        return known if known is not None and self._is_current() else self._read(self._path)
+
+    def _is_current(self) -> bool:
+        known = self._known
+        return known is not None and known.contents.is_current(self._path)
 
     def _read(self, path: str) -> _Known:
         known = self._known
@@ -320,10 +325,17 @@ class StateFile(_OfData["Data"]):
         >>> state.save({**before.data, "theme": "dark"}, expect=before)
         1
         """
+        saving = self._saving(data, expect)
+        with self._locked() as target:
+            return saving(target)
+
+    def _saving(self, data: Data, expect: Snapshot[Data] | int | None) -> Callable[[str], int]:
+        """What is to be done for save() under the lock."""
         state = self._state(data)
         if not (expect is None or isinstance(expect, (Snapshot, int))) or isinstance(expect, bool):
             raise TypeError(f"expect must be a snapshot or a revision, not {expect!r}")
-        with self._locked() as target:
+
+        def saving(target: str) -> int:
             found = self._read(target)
             if isinstance(expect, Snapshot):
                 self._require(target, found, expect.revision, expect.fingerprint)
@@ -331,6 +343,8 @@ class StateFile(_OfData["Data"]):
                 revision, seen = self._seen
                 self._require(target, found, expect, seen if revision == expect else found.fingerprint)
             return self._write(target, found, state)
+
+        return saving
 
     @contextmanager
     def edit(self) -> Generator[Data]:
@@ -352,11 +366,9 @@ class StateFile(_OfData["Data"]):
                 raise RuntimeError(
                     f"{self._path!r} is edited by the process that began it; a forked child must not end its block"
                 )
-            state = self._state(data)
-            if self._is_news(state, before):
-                self._swap(target, before, state)
+            self._replace(target, before, data)
 
-    def update(self, change: Callable[[Data], Data | None], *, attempts: int = _ATTEMPTS) -> int:
+    def update(self, change: Callable[[Data], Data | None], *, attempts: int = MANY_ATTEMPTS) -> int:
         """Change the state by a function that may take its time: no lock is held meanwhile. Returns the revision.
 
         The function gets the data, and changes them or returns others. If somebody saved meanwhile it is called again
@@ -367,25 +379,33 @@ class StateFile(_OfData["Data"]):
         >>> state.update(lambda data: {"jobs": data["jobs"][1:]})
         1
         """
-        if attempts < 1:
-            raise ValueError(f"attempts must be at least 1, not {attempts}")
-        nap = _SHORTEST_NAP
+        pauses = naps(attempts)
         while True:
             before = self._latest()
             data: Data = self._to_type(before.thaw())
             changed = change(data)
-            state = self._state(data if changed is None else changed)
-            if not self._is_news(state, before):
+            state = self._news(data if changed is None else changed, before)
+            if state is None:
                 return before.revision
-            attempts -= 1
             try:
                 with self._locked() as target:
                     return self._swap(target, before, state)
             except StateConflict:
-                if attempts == 0:
+                nap = next(pauses, None)
+                if nap is None:
                     raise
-            time.sleep(random.uniform(0, nap))
-            nap = min(nap * 2, _LONGEST_NAP)
+            time.sleep(nap)
+
+    def _replace(self, target: str, before: _Known, data: Data) -> None:
+        """Save data in the place of the state that they were made of, if they differ."""
+        state = self._news(data, before)
+        if state is not None:
+            self._swap(target, before, state)
+
+    def _news(self, data: Data, before: _Known) -> dict[Any, Any] | None:
+        """The state that the data are, or None if it is the same as before."""
+        state = self._state(data)
+        return state if self._is_news(state, before) else None
 
     def _is_news(self, state: dict[Any, Any], before: _Known) -> bool:
         if before.contents.data is None:
@@ -481,13 +501,18 @@ class StateFile(_OfData["Data"]):
         >>> StateFile("state.json", history=True).prune_history(keep_days=90)
         0
         """
+        pruning = self._pruning(keep_days)
+        with self._locked() as target:
+            return pruning(target)
+
+    def _pruning(self, keep_days: float) -> Callable[[str], int]:
+        """What is to be done for prune_history() under the lock."""
         from datetime import datetime, timedelta, timezone
 
         if not keep_days >= 0:
             raise ValueError(f"keep_days must be 0 or more, not {keep_days!r}")
         before = datetime.now(timezone.utc) - timedelta(days=min(keep_days, 100_000))
-        with self._locked() as target:
-            return self._history_of(target).prune(before)
+        return lambda target: self._history_of(target).prune(before)
 
     @property
     def history_errors(self) -> int:
@@ -521,6 +546,15 @@ class StateFile(_OfData["Data"]):
 
     def __repr__(self) -> str:
         return f"<StateFile {self._path!r}>"
+
+
+def naps(attempts: int) -> Iterator[float]:
+    """How long to sleep between attempts, in seconds: longer from time to time, and not all at one moment."""
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
+    return (
+        random.uniform(0, min(_SHORTEST_NAP * 2 ** min(number, 20), _LONGEST_NAP)) for number in range(attempts - 1)
+    )
 
 
 def _make(path: str, settings: dict[str, Any]) -> StateFile[Any]:

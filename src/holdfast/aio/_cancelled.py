@@ -1,0 +1,81 @@
+"""What a cancelled call says: whether it had happened nevertheless."""
+
+from __future__ import annotations
+
+import sys
+from asyncio import CancelledError, shield, wait
+from contextlib import suppress
+
+from holdfast.aio import _threads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+_ATTRIBUTE = "_holdfast_happened"
+
+
+def tell(error: BaseException, happened: bool, what: str) -> None:
+    """Note in a CancelledError what became of what was cancelled.
+
+    >>> from asyncio import CancelledError
+    >>> error = CancelledError()
+    >>> tell(error, True, "the record was appended")
+    >>> happened(error)
+    True
+    """
+    # Not a class of its own: asyncio.timeout() looks for exactly CancelledError.
+    setattr(error, _ATTRIBUTE, happened)
+    if sys.version_info >= (3, 11):
+        error.add_note(f"When this was cancelled, {what}.")
+
+
+def happened(error: BaseException) -> bool | None:
+    """Whether what was cancelled had happened nevertheless, as a CancelledError, or the TimeoutError made of it, knows.
+
+    None if the error knows nothing of that, because it comes from elsewhere.
+
+    >>> import asyncio
+    >>> from holdfast.aio import AsyncJsonlFile, happened
+    >>> async def main():
+    ...     log = AsyncJsonlFile("events.jsonl")
+    ...     try:
+    ...         await log.append({"event": "started"})
+    ...     except asyncio.CancelledError as error:
+    ...         print("appended" if happened(error) else "not appended")
+    ...         raise
+    >>> asyncio.run(main())
+    """
+    seen: set[int] = set()
+    look: BaseException | None = error
+    while look is not None and id(look) not in seen:
+        known: bool | None = getattr(look, _ATTRIBUTE, None)
+        if known is not None:
+            return known
+        seen.add(id(look))
+        look = look.__cause__ or look.__context__
+    return None
+
+
+async def until_done(future: Future[Any]) -> None:
+    """Wait for a future, however often this task is cancelled meanwhile."""
+    while not future.done():
+        with suppress(CancelledError):
+            await wait([future])
+
+
+async def finish(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread, to its end also when this task is cancelled; then the error says what came of it."""
+    future = _threads.call(function, *args, **kwargs)
+    try:
+        return await shield(future)
+    except CancelledError as error:
+        await until_done(future)
+        failure = future.exception()
+        tell(error, failure is None, f"{what} was done" if failure is None else f"{what} had failed: {failure}")
+        raise
