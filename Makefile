@@ -55,10 +55,11 @@ lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
-bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other packages: locks, logs, states and documents
+bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other packages: locks, logs, states, documents, asyncio
 	$(BIN)/python benchmarks/locks.py
 	$(BIN)/python benchmarks/appends.py
 	$(BIN)/python benchmarks/states.py
+	$(BIN)/python benchmarks/asynchronous.py
 
 wheel: $(VENV)/.wheel ## build the sdist, and the wheel from it, into dist
 
