@@ -97,6 +97,7 @@ def test_the_public_names_are_these():
     assert holdfast.__all__ == [
         "AcquireReturnProxy",
         "AsyncFileLock",
+        "Attempt",
         "BaseFileLock",
         "Change",
         "Damage",
@@ -123,6 +124,7 @@ def test_the_public_names_are_these():
         "atomic_write",
         "holders",
         "lock_all",
+        "retry",
         "write_bytes",
         "write_text",
     ]

@@ -11,6 +11,7 @@ import holdfast
 from holdfast import (
     AcquireReturnProxy,
     AsyncFileLock,
+    Attempt,
     BaseFileLock,
     Change,
     Damage,
@@ -37,6 +38,7 @@ from holdfast import (
     atomic_write,
     holders,
     lock_all,
+    retry,
     write_bytes,
     write_text,
 )
@@ -253,6 +255,27 @@ def documents() -> None:
         assert_type(store.stats.oldest_pending, float)
 
 
+@retry(on=Timeout, attempts=3, timeout=5)
+def retried(number: int) -> str:
+    return str(number)
+
+
+@retry(attempts=3, timeout=None, first_pause=0.1, longest_pause=1)
+async def retried_coroutine(number: int) -> str:
+    return str(number)
+
+
+async def attempts() -> None:
+    assert_type(retried(3), str)
+    assert_type(await retried_coroutine(3), str)
+    for attempt in retry(on=(Timeout, StateConflict), on_retry=lambda number, error: print(number, error)):
+        with attempt:
+            assert_type(attempt, Attempt)
+    async for attempt in retry():
+        with attempt:
+            assert_type(attempt.number, int)
+
+
 @AsyncFileLock("m.lock")
 async def decorated_coroutine(number: int) -> str:
     return str(number)
@@ -323,4 +346,5 @@ if __name__ == "__main__":
     documents()
     asyncio.run(asynchronous_locks())
     asyncio.run(asynchronous_files())
+    asyncio.run(attempts())
     assert_type(holdfast.__version__, str)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from holdfast._holders import holders as holders
     from holdfast._reading import DamagedLine as DamagedLine
     from holdfast._reading import Records as Records
+    from holdfast._retry import Attempt as Attempt
+    from holdfast._retry import retry as retry
     from holdfast.aio.locks import AsyncFileLock as AsyncFileLock
     from holdfast.atomic import atomic_write as atomic_write
     from holdfast.atomic import write_bytes as write_bytes
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AcquireReturnProxy": "_base",
     "AsyncFileLock": "aio.locks",
+    "Attempt": "_retry",
     "BaseFileLock": "_base",
     "Change": "_changes",
     "Damage": "_damage",
@@ -74,6 +77,7 @@ _HOME = {
     "atomic_write": "atomic",
     "holders": "_holders",
     "lock_all": "lockset",
+    "retry": "_retry",
     "write_bytes": "atomic",
     "write_text": "atomic",
 }
@@ -81,6 +85,7 @@ _HOME = {
 __all__ = [
     "AcquireReturnProxy",
     "AsyncFileLock",
+    "Attempt",
     "BaseFileLock",
     "Change",
     "Damage",
@@ -107,6 +112,7 @@ __all__ = [
     "atomic_write",
     "holders",
     "lock_all",
+    "retry",
     "write_bytes",
     "write_text",
 ]

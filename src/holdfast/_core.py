@@ -98,6 +98,7 @@ _IMPORTED_LATE = (
     "_lines",
     "_order",
     "_reading",
+    "_retry",
     "_segments",
     "_syncing",
     "_tagged",
