@@ -268,7 +268,7 @@ async def retried_coroutine(number: int) -> str:
 async def attempts() -> None:
     assert_type(retried(3), str)
     assert_type(await retried_coroutine(3), str)
-    for attempt in retry(on=(Timeout, StateConflict), on_retry=lambda number, error: print(number, error)):
+    for attempt in retry(on=(Timeout, StateConflict), on_retry=print):
         with attempt:
             assert_type(attempt, Attempt)
     async for attempt in retry():

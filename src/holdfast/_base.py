@@ -63,7 +63,7 @@ class Timeout(TimeoutError):
         holders: Sequence[Holder] | None = None,
         otherwise: str = "Who holds it cannot be seen from here.",
     ) -> None:
-        super().__init__()
+        TimeoutError.__init__(self)  # and not that of another base class, which may ask for the path
         self._lock_file = lock_file
         self._holder = holder  # in the words of whoever raises this
         self._timeout = timeout
@@ -91,7 +91,8 @@ class Timeout(TimeoutError):
 
     def _within(self, timeout: float) -> Timeout:
         """The same, of an attempt that was allowed to take this long and of which this one was the last part."""
-        return Timeout(self._lock_file, self._holder, timeout=timeout, holders=self.holders, otherwise=self._otherwise)
+        holders, otherwise = self.holders, self._otherwise
+        return type(self)(self._lock_file, self._holder, timeout=timeout, holders=holders, otherwise=otherwise)
 
     def __str__(self) -> str:
         waited = self._timeout is not None and self._timeout > 0

@@ -91,6 +91,7 @@ _IMPORTED_LATE = (
     "_conflict",
     "_contents",
     "_damage",
+    "_filelock_aio",
     "_formats",
     "_history",
     "_holders",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from holdfast._core import Lock
+
 
 class FileLock(KernelLock, BaseFileLock):
     """A lock between processes and threads, on a file of its own.
@@ -76,7 +78,10 @@ class FileLock(KernelLock, BaseFileLock):
         self._flags = (
             0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else lock_flags(mode, thread_local, kind)
         )
-        self._core = new_lock(self._lock_file, mode, self._flags)
+        self._core = self._new_core()
+
+    def _new_core(self) -> Lock:
+        return new_lock(self._lock_file, self._mode, self._flags)
 
     def acquire(  # noqa: D102 - inherited, like those below
         self,
