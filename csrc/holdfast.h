@@ -220,6 +220,7 @@ int hf_remove(const char *path);
  * its own.
  */
 typedef struct hf_log hf_log;
+typedef struct hf_meter hf_meter; /* see below */
 
 /* What is appended has to reach the disk: the file is not given up, because it was rotated for example, before it is
    synced. */
@@ -229,6 +230,9 @@ typedef struct hf_log hf_log;
    `flags` are HF_EXACT_MODE, HF_SYNCED. hf_log_append() is to refuse what would make the file longer than `max_bytes`, or
    to append to one older than `max_age` nanoseconds; 0 is no limit. Copies `path`. NULL when there is no memory. */
 hf_log *hf_log_new(hf_pool *pool, const char *path, unsigned mode, int flags, int64_t max_bytes, int64_t max_age);
+
+/* Have the log count what it does. Before its first use. */
+void hf_log_measure(hf_log *log, hf_meter *meter);
 
 /* Close the log and free it. No thread is inside a call on it. NULL is allowed. */
 void hf_log_free(hf_log *log);
@@ -289,6 +293,56 @@ hf_log_counts hf_log_count(hf_log *log);
 /* Open a regular file to read it, so that others may append to it, rename and remove it meanwhile. A link is followed.
    `opened` is a descriptor, on Windows a handle, and the caller's. */
 int hf_open_to_read(const char *path, int64_t *opened);
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Meters: what the locks and files of one name have done.
+ *
+ * They are counted in memory that the pool's process shares with the children it forks later, and these with theirs. What
+ * a process has counted stays when it ends, however that happens.
+ */
+#define HF_METERS 64     /* how many names there can be */
+#define HF_METER_NAME 60 /* bytes, with the NUL at the end */
+
+/* What is counted. Durations are in nanoseconds. */
+#define HF_ACQUISITIONS 0
+#define HF_CONTENDED 1 /* acquisitions and appends that had to wait, whatever came of it */
+#define HF_TIMEOUTS 2
+#define HF_RECORDS 3
+#define HF_BYTES 4
+#define HF_SYNCS 5
+#define HF_ROTATIONS 6
+#define HF_TORN 7 /* lines that somebody else had left without an end */
+#define HF_WRITES 8
+#define HF_DELETIONS 9
+#define HF_COALESCED 10
+#define HF_CONFLICTS 11
+#define HF_DROPS 12
+#define HF_ERRORS 13
+#define HF_PENDING 14 /* what is still to be written; goes with the process */
+#define HF_WAITED 15  /* the sum of all waits */
+#define HF_HELD 16    /* the sum of all holds */
+#define HF_WAITS 17   /* the first of the buckets: the one with number n counts waits below 2 to the power of n */
+#define HF_HOLDS 65
+#define HF_BUCKETS 48
+#define HF_COUNTERS 113
+
+/* The meter of a name. NULL when the name is too long, when there are too many, or when there is no memory. It lives as
+   long as the pool. */
+hf_meter *hf_meter_of(hf_pool *pool, const char *name);
+
+/* Have the lock count what is acquired and how long it is held. Before its first use. */
+void hf_lock_measure(hf_lock *lock, hf_meter *meter);
+
+/* Count something. */
+void hf_meter_add(hf_meter *meter, int counter, int64_t number);
+
+/* Count a wait that is over, or a hold of a lock that the core does not know. */
+void hf_meter_waited(hf_meter *meter, int64_t nanoseconds);
+void hf_meter_held(hf_meter *meter, int64_t nanoseconds);
+
+/* The name and the counts of the meter with this index: of all processes together, or of this one. 1, or 0 when there is
+   none. `name` has room for HF_METER_NAME bytes and `counts` for HF_COUNTERS numbers. */
+int hf_meter_read(hf_pool *pool, size_t index, int mine, char *name, int64_t *counts);
 
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Processes and time.

@@ -146,6 +146,21 @@ int64_t hf__data_clock(void);
 /* Rename a file, unless there is one of the new name: then -EEXIST. */
 int hf__data_rename(const char *from, const char *to);
 
+/* shared.c: memory, all zero, that forked children share, at the same address. NULL when there is none. */
+void *hf__shared_new(size_t size);
+void hf__shared_free(void *memory, size_t size);
+
+/* Change a word in it from one value to another, if nobody was faster; and look at it. */
+bool hf__shared_claim(uint32_t *word, uint32_t from, uint32_t to);
+uint32_t hf__shared_look(const uint32_t *word);
+
+/* The pid of this process, and whether there still is one that shared the memory. */
+uint32_t hf__process_number(void);
+bool hf__process_lives(uint32_t number);
+
+/* Let another thread run. */
+void hf__thread_pause(void);
+
 /* sys.c: the table of system calls, in which each side has its own. A list of its entries ends with a name of NULL. */
 typedef struct {
     const char *name;
@@ -189,13 +204,15 @@ typedef struct hf__hold {
     int64_t size; /* of the file, when it was locked */
     int how;
     int count;
+    int64_t since; /* when it was acquired, if that is measured */
     hf__state state;
 } hf__hold;
 
 struct hf_lock {
     hf_pool *pool;
-    hf_log *log;    /* whose lock it is, or NULL */
-    hf__hold first; /* the rest, for further threads that hold it at the same time, are allocated */
+    hf_log *log;     /* whose lock it is, or NULL */
+    hf_meter *meter; /* or NULL */
+    hf__hold first;  /* the rest, for further threads that hold it at the same time, are allocated */
     unsigned mode;
     int flags;
     char path[];
@@ -228,6 +245,8 @@ typedef struct {
     size_t length;
 } hf__list;
 
+typedef struct hf__meters hf__meters;
+
 struct hf_pool {
     hf__mutex mutex;
     hf__key thread_key;
@@ -237,6 +256,9 @@ struct hf_pool {
     unsigned forks;
     int flags;
     hf_pool *next_watched; /* for fork.c */
+    hf__meters *meters;    /* NULL when there was no memory for them */
+    int meter_row;         /* where this process counts, or -1 until it does */
+    int64_t *meter_base;   /* what another had counted there before, or NULL */
 };
 
 struct hf_waiter {
@@ -260,6 +282,12 @@ void hf__pool_after_fork_child(hf_pool *pool);
 
 /* Close the idle file used longest ago, if there is one. For when descriptors run out. */
 bool hf__pool_evict(hf_pool *pool);
+
+/* meter.c: the second and third with the mutex held. `total` and `buckets` say what kind of duration it is. */
+hf__meters *hf__meters_new(void);
+void hf__meters_free(hf__meters *meters);
+void hf__meter_add(hf_meter *meter, int counter, int64_t number); /* NULL is allowed */
+void hf__meter_time(hf_meter *meter, int total, int buckets, int64_t nanoseconds);
 
 /* waiter.c: called around a wait, with NULL for one that nobody can cancel. HF_CANCELLED when it is to end. Between the
    two, `state` stays valid. */

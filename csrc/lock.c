@@ -26,6 +26,10 @@ hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags) 
     return lock;
 }
 
+void hf_lock_measure(hf_lock *lock, hf_meter *meter) {
+    lock->meter = meter;
+}
+
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Holds
  */
@@ -95,11 +99,15 @@ static int claim(hf_lock *lock, int how, hf__hold **claimed) {
 /* End what made the hold BUSY: now it is held, or nobody's. */
 static void settle(hf__hold *hold, bool held) {
     hf_pool *pool = hold->lock->pool;
+    hf_meter *meter = hold->lock->meter;
     hf__thread *orphan = NULL;
+    if (held && meter != NULL)
+        hold->since = hf_now();
     hf__mutex_lock(&pool->mutex);
     if (held) {
         hold->state = HF__HELD;
         hold->count = 1;
+        hf__meter_add(meter, HF_ACQUISITIONS, 1);
     } else {
         hf__list_remove(&pool->used, hold);
         if (--hold->thread->holds == 0 && hold->thread->ended)
@@ -330,6 +338,8 @@ int64_t hf_descriptor(hf_lock *lock) {
 
 /* Unlock a BUSY hold. If the kernel refuses, closing the file does it. */
 static int unlock(hf__hold *hold) {
+    if (hold->lock->meter != NULL)
+        hf_meter_held(hold->lock->meter, hf_now() - hold->since);
     int rc = hf__lock_drop(hold->file, hold->lock->flags);
     if (rc != 0)
         hf__hold_discard(hold);

@@ -27,6 +27,7 @@ struct hf_log {
     bool closed;
     int failure;
     hf_log_counts counts;
+    hf_meter *meter; /* or NULL */
 };
 
 hf_log *hf_log_new(hf_pool *pool, const char *path, unsigned mode, int flags, int64_t max_bytes, int64_t max_age) {
@@ -42,6 +43,10 @@ hf_log *hf_log_new(hf_pool *pool, const char *path, unsigned mode, int flags, in
     log->max_bytes = max_bytes;
     log->max_age = max_age;
     return log;
+}
+
+void hf_log_measure(hf_log *log, hf_meter *meter) {
+    log->meter = meter;
 }
 
 static void lock_mutex(hf_log *log) {
@@ -123,6 +128,7 @@ static int lead(hf_log *log) {
         hold->syncing = file;
         log->syncing = true;
         log->counts.syncs++;
+        hf__meter_add(log->meter, HF_SYNCS, 1);
         unlock_mutex(log);
         rc = hf__data_sync(file);
         if (rc == 0 && name_too)
@@ -281,6 +287,10 @@ int hf_log_wait(hf_log *log, int64_t began, int64_t deadline, int64_t poll, hf_w
     log->counts.waited += waited;
     if (waited > log->counts.longest_wait)
         log->counts.longest_wait = waited;
+    if (log->meter != NULL)
+        hf__meter_time(log->meter, HF_WAITED, HF_WAITS, (int64_t)waited);
+    hf__meter_add(log->meter, HF_CONTENDED, 1);
+    hf__meter_add(log->meter, HF_TIMEOUTS, rc == HF_TIMED_OUT);
     unlock_mutex(log);
     return rc;
 }
@@ -351,6 +361,9 @@ static int append_and_leave(hf_log *log, const char *lines, size_t length, size_
         log->counts.records += records;
         log->counts.bytes += length;
         log->counts.torn += torn;
+        hf__meter_add(log->meter, HF_RECORDS, (int64_t)records);
+        hf__meter_add(log->meter, HF_BYTES, (int64_t)length);
+        hf__meter_add(log->meter, HF_TORN, torn);
         unlock_mutex(log);
     }
     unlock_file(log);
@@ -375,6 +388,7 @@ int hf_log_move(hf_log *log, const char *to) {
     int rc = hf__data_rename(log->lock->path, to);
     lock_mutex(log);
     log->counts.moves += rc == 0;
+    hf__meter_add(log->meter, HF_ROTATIONS, rc == 0);
     unlock_mutex(log);
     return rc;
 }

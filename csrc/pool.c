@@ -27,6 +27,8 @@ hf_pool *hf_pool_new(size_t max_idle, int flags) {
     hf__mutex_init(&pool->mutex);
     pool->max_idle = max_idle;
     pool->flags = flags;
+    pool->meters = hf__meters_new(); /* now, so that children forked later share them */
+    pool->meter_row = -1;
     if (hf__fork_watch(pool) != 0) {
         hf_pool_free(pool);
         return NULL;
@@ -39,6 +41,8 @@ void hf_pool_free(hf_pool *pool) {
     free(hf__key_get(pool->thread_key));
     hf__key_free(pool->thread_key);
     hf__mutex_destroy(&pool->mutex);
+    hf__meters_free(pool->meters);
+    free(pool->meter_base);
     free(pool);
 }
 
@@ -133,5 +137,8 @@ void hf__pool_after_fork_child(hf_pool *pool) {
     hf__thread *thread = hf__key_get(pool->thread_key);
     if (thread != NULL)
         thread->holds = 0;
+    pool->meter_row = -1;
+    free(pool->meter_base);
+    pool->meter_base = NULL;
     hf__mutex_init(&pool->mutex);
 }

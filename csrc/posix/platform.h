@@ -25,4 +25,7 @@ typedef timer_t hf__wait_state;
 typedef int hf__wait_state;
 #endif
 
+/* How many processes count in rows of their own: see meter.c. */
+#define HF__METER_ROWS 128
+
 #endif

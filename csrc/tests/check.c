@@ -134,9 +134,9 @@ static const struct {
     const char *name;
     const check_test *tests;
 } groups[] = {
-    {"locks", locks_tests}, {"threads", threads_tests}, {"waits", waits_tests},
-    {"files", files_tests}, {"fork", fork_tests},       {"markers", markers_tests},
-    {"logs", logs_tests},   {"system", system_tests},   {"injection", injection_tests},
+    {"locks", locks_tests},   {"threads", threads_tests},     {"waits", waits_tests},  {"files", files_tests},
+    {"fork", fork_tests},     {"markers", markers_tests},     {"meters", meter_tests}, {"logs", logs_tests},
+    {"system", system_tests}, {"injection", injection_tests},
 };
 
 /* ctests [-slow] [group...]: all groups unless some are named. ctests -role ROLE ...: see process_start(). */

@@ -22,7 +22,7 @@ typedef struct {
 
 /* A list of tests ends with a name of NULL. */
 extern const check_test locks_tests[], threads_tests[], waits_tests[], files_tests[], fork_tests[], markers_tests[],
-    logs_tests[], system_tests[], injection_tests[];
+    meter_tests[], logs_tests[], system_tests[], injection_tests[];
 
 /* A test goes on after a failed check: it must still join its threads. */
 #define CHECK(condition) check_true((condition), __FILE__, __LINE__, #condition)

@@ -17,4 +17,7 @@ typedef DWORD hf__key;
 /* How to end a wait: an event that it watches beside the lock. */
 typedef HANDLE hf__wait_state;
 
+/* How many processes count in rows of their own: see meter.c. */
+#define HF__METER_ROWS 1
+
 #endif

@@ -268,6 +268,8 @@ class BaseLock(metaclass=_SingletonMeta):
 
     _singleton_by_default = False
     _thread_local = True
+    _metrics: str | None = None
+    _meter: _core.Meter = None
 
     def __init__(
         self,
@@ -277,6 +279,7 @@ class BaseLock(metaclass=_SingletonMeta):
         blocking: bool,
         is_singleton: bool,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
+        metrics: str | None = None,
     ) -> None:
         path = os.fspath(lock_file)
         self._lock_file = path if type(path) is str else os.fsdecode(path)
@@ -291,6 +294,9 @@ class BaseLock(metaclass=_SingletonMeta):
         self._blocking = blocking
         self._poll_interval = poll_interval
         self._is_singleton = is_singleton
+        if metrics is not None:
+            self._metrics = metrics
+            self._meter = _core.meter_of(metrics)
 
     # What the kinds of locks differ in.
 
@@ -326,6 +332,7 @@ class BaseLock(metaclass=_SingletonMeta):
             "timeout": resolve_timeout(self._timeout, True),
             "blocking": self._blocking,
             "poll_interval": self._poll_interval,
+            "metrics": self._metrics,
         }
 
     def __reduce__(self) -> tuple[Callable[..., BaseLock], tuple[type[BaseLock], str, dict[str, object]]]:
@@ -357,12 +364,17 @@ class BaseLock(metaclass=_SingletonMeta):
             create_parents(self._lock_file)
             rc = self._try(how)
         if rc == _core.BUSY and allowed != 0:
+            began = _core.now()
             rc = self._wait_patiently(
                 how,
                 allowed,
                 self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval),
                 cancel_check,
             )
+            if self._meter is not None:
+                _core.meter_waited(self._meter, _core.now() - began)
+        if rc in (_core.BUSY, _core.TIMED_OUT) and self._meter is not None:
+            _core.meter_add(self._meter, _core.TIMEOUTS, 1)
         if rc == _core.BUSY:
             raise self._timeout_error(allowed)
         if rc == _core.TIMED_OUT:
@@ -475,8 +487,16 @@ class BaseFileLock(BaseLock, Decorator):
         blocking: bool = True,
         is_singleton: bool = False,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
+        metrics: str | None = None,
     ) -> None:
-        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, poll_interval=poll_interval)
+        super().__init__(
+            lock_file,
+            timeout,
+            blocking=blocking,
+            is_singleton=is_singleton,
+            poll_interval=poll_interval,
+            metrics=metrics,
+        )
         if mode is not DEFAULT_MODE:
             check_mode(mode)
         if thread_local is not True:

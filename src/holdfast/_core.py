@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Log: TypeAlias = Any
     Marker: TypeAlias = Any
     MarkerSlot: TypeAlias = Any
+    Meter: TypeAlias = Any
     Waiter: TypeAlias = Any
 
 # What the core's calls return: see csrc/holdfast.h.
@@ -35,6 +36,16 @@ CLOSED: int = lib.HF_CLOSED
 NOT_DURABLE: int = lib.HF_NOT_DURABLE
 MISSING = -errno.ENOENT
 NOT_HELD = -errno.EPERM
+
+ACQUISITIONS: int = lib.HF_ACQUISITIONS
+TIMEOUTS: int = lib.HF_TIMEOUTS
+WRITES: int = lib.HF_WRITES
+DELETIONS: int = lib.HF_DELETIONS
+COALESCED: int = lib.HF_COALESCED
+CONFLICTS: int = lib.HF_CONFLICTS
+DROPS: int = lib.HF_DROPS
+ERRORS: int = lib.HF_ERRORS
+PENDING: int = lib.HF_PENDING
 
 EXCLUSIVE: int = lib.HF_EXCLUSIVE
 SHARED: int = lib.HF_SHARED
@@ -73,6 +84,11 @@ log_failure: Callable[[Log], int] = lib.hf_log_failure
 close_log: Callable[[Log], int] = lib.hf_log_close
 count_log: Callable[[Log], Any] = lib.hf_log_count
 free_log: Callable[[Log], None] = lib.hf_log_free
+measure_lock: Callable[[Lock, Meter], None] = lib.hf_lock_measure
+measure_log: Callable[[Log, Meter], None] = lib.hf_log_measure
+meter_add: Callable[[Meter, int, int], None] = lib.hf_meter_add
+meter_waited: Callable[[Meter, int], None] = lib.hf_meter_waited
+meter_held: Callable[[Meter, int], None] = lib.hf_meter_held
 remove_marker: Callable[[Marker, int], int] = lib.hf_marker_remove
 close_marker: Callable[[MarkerSlot], None] = lib.hf_marker_close
 
@@ -118,6 +134,7 @@ _IMPORTED_LATE = (
     "filelock",
     "jsonl",
     "lockset",
+    "metrics",
     "owner",
     "rwlock",
     "softlock",
@@ -156,6 +173,34 @@ def new_lock(path: str, mode: int, flags: int) -> Lock:
     if not lock:
         raise MemoryError
     return lock
+
+
+def meter_of(name: str | None) -> Meter:
+    """The meter of a name, in which all count that have been given that name; None without a name."""
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"metrics must be a name, a str, not {type(name).__name__}")
+    raw = name.encode()
+    if not 0 < len(raw) < lib.HF_METER_NAME or b"\0" in raw:
+        raise ValueError(f"metrics must be a name of 1 to {lib.HF_METER_NAME - 1} bytes, not {name!r}")
+    meter = lib.hf_meter_of(_pool, raw)
+    if not meter:
+        raise ValueError(
+            f"no more metrics can be counted under {name!r}: there are {lib.HF_METERS} names already; give one name to "
+            "all locks and files of a kind, and not one to each"
+        )
+    return meter
+
+
+def read_meters(this_process: bool) -> list[tuple[str, list[int]]]:
+    """The names of all meters, and what they counted."""
+    name, counts = ffi.new("char[]", lib.HF_METER_NAME), ffi.new("int64_t[]", lib.HF_COUNTERS)
+    found: list[tuple[str, list[int]]] = []
+    for index in range(lib.HF_METERS):
+        if lib.hf_meter_read(_pool, index, this_process, name, counts):
+            found.append((ffi.string(name).decode(), list(counts)))
+    return found
 
 
 def new_waiter() -> Waiter:

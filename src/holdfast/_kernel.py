@@ -13,6 +13,7 @@ from holdfast._core import (
     error,
     free,
     holding_threads,
+    measure_lock,
     release,
     release_all,
     try_lock,
@@ -30,6 +31,12 @@ class KernelLock(BaseLock):
     """A lock that the kernel keeps. Nesting, threads and fork are the core's business."""
 
     _core: Lock = None  # until there is one
+
+    def _measured(self, core: Lock) -> Lock:
+        """A new lock of the core, which counts if this one does."""
+        if self._meter is not None:
+            measure_lock(core, self._meter)
+        return core
 
     def release(self, force: bool = False) -> None:
         self._check_release(self._release_all() if force else release(self._core))

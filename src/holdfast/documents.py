@@ -15,7 +15,7 @@ from hashlib import blake2b
 from math import inf
 from weakref import WeakValueDictionary
 
-from holdfast import _contents
+from holdfast import _contents, _core
 from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds
 from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
@@ -46,6 +46,15 @@ _AT_EXIT = 10.0
 
 _MEMORY = 10_000
 """Of how many documents that are not kept a store remembers what it saw of them."""
+
+_COUNTERS = {
+    "writes": _core.WRITES,
+    "deletions": _core.DELETIONS,
+    "coalesced": _core.COALESCED,
+    "drops": _core.DROPS,
+    "conflicts": _core.CONFLICTS,
+    "errors": _core.ERRORS,
+}
 
 _WHEN_FULL = ("block", "raise", "drop_oldest")
 
@@ -131,7 +140,8 @@ class DocumentStore(Mapping):
     changed since this store saw it is not overwritten: with `on_conflict(key, mine, theirs)`, also on that thread, you
     return what to write, and otherwise it is a DocumentConflict. DocumentStore.REMOVED there stands for no document.
 
-    With `durable=True` each write is synced. After a fork the child has an empty queue: the parent writes its own.
+    With `durable=True` each write is synced. `metrics` is the name under which holdfast.metrics counts what is done.
+    After a fork the child has an empty queue: the parent writes its own.
 
     >>> from holdfast import DocumentStore
     >>> with DocumentStore("sessions") as store:
@@ -158,6 +168,7 @@ class DocumentStore(Mapping):
         on_error: Callable[[str, Exception], object] | None = None,
         on_conflict: Callable[[str, Any, Any], Any] | None = None,
         max_cached: int | None = None,
+        metrics: str | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "suffix": suffix,
@@ -172,6 +183,7 @@ class DocumentStore(Mapping):
             "on_error": on_error,
             "on_conflict": on_conflict,
             "max_cached": max_cached,
+            "metrics": metrics,
         }
         check_bool("durable", durable)
         if when_full not in _WHEN_FULL:
@@ -188,13 +200,14 @@ class DocumentStore(Mapping):
         self._decode: Callable[[bytes], Any] = _standard_decode() if decode is None else decode
         self._on_error = on_error
         self._on_conflict = on_conflict
+        self._meter = _core.meter_of(metrics)
         # Absolute: a daemon that changes its directory must not come to write elsewhere.
         self._directory = os.path.abspath(os.fsdecode(directory))
         if not os.path.isdir(self._directory):
             os.makedirs(self._directory, exist_ok=True)
             if durable:
                 _sync_directory(os.path.dirname(self._directory))
-        self._lock = FileLock(os.path.join(self._directory, ".lock"), timeout=self._timeout)
+        self._lock = FileLock(os.path.join(self._directory, ".lock"), timeout=self._timeout, metrics=metrics)
         self._values: dict[str, Any] = {}
         self._documents: dict[str, Document] = {}
         self._clean: dict[str, Document] = {}  # those of them that have nothing queued, and may be forgotten
@@ -211,6 +224,7 @@ class DocumentStore(Mapping):
         self._progress = threading.Condition(self._mutex)
         self._queue = Queue()
         self._counts = _Counts()
+        self._metered = 0  # how much is pending, as far as the meter knows
         self._writer: threading.Thread | None = None
         self._wakes_at = -inf  # when the writer will look by itself; -inf while it is at work
         self._forgotten = 0  # grows whenever a document is forgotten: what was read from the disk before may be old
@@ -499,7 +513,7 @@ class DocumentStore(Mapping):
         now = time.monotonic()
         superseded = self._queue.replaceable(document)
         if superseded is not None and (data is not None or superseded.number > self._queue.awaited):
-            self._counts.coalesced += 1
+            self._tally("coalesced")
             if data is not None:
                 self._queue.change(superseded, data)
                 return
@@ -507,12 +521,13 @@ class DocumentStore(Mapping):
             if document.operations and document.operations[-1].data is None:
                 return  # a deletion is queued already, and between it and this one there was nothing to be seen
         self._queue.add(document, data, now, now + self._debounce)
+        self._tally_pending()
 
     def _make_room(self, document: Document, deadline: float | None) -> float | None:
         """Drop something, or wait until something is done, or raise. Returns when the wait has to end."""
         oldest = self._queue.droppable() if self._when_full == "drop_oldest" else None
         if oldest is not None:
-            self._counts.drops += 1
+            self._tally("drops")
             self._give_up(oldest)
             return deadline
         now = time.monotonic()
@@ -533,12 +548,24 @@ class DocumentStore(Mapping):
         document = operation.document
         was_last = document.operations[-1] is operation
         self._queue.remove(operation)
+        self._tally_pending()
         if not document.operations:
             self._forget(document)
         elif was_last:
             document.show(document.operations[-1].data)
             self._values.pop(document.key, None)
         self._progress.notify_all()
+
+    def _tally(self, what: str) -> None:
+        """Count something, of the names in DocumentStats."""
+        vars(self._counts)[what] += 1
+        if self._meter is not None:
+            _core.meter_add(self._meter, _COUNTERS[what], 1)
+
+    def _tally_pending(self) -> None:
+        if self._meter is not None and self._metered != len(self._queue):
+            _core.meter_add(self._meter, _core.PENDING, len(self._queue) - self._metered)
+            self._metered = len(self._queue)
 
     # Bringing it to the disk
 
@@ -662,11 +689,9 @@ class DocumentStore(Mapping):
         revision = _revision(operation.data)
         with self._mutex:
             self._queue.remove(operation)
+            self._tally_pending()
             document.seen, document.revision, document.inherited = Contents(None, None), revision, ()
-            if operation.data is None:
-                counts.deletions += 1
-            else:
-                counts.writes += 1
+            self._tally("deletions" if operation.data is None else "writes")
             counts.write_seconds += took
             counts.longest_write = max(counts.longest_write, took)
             if not document.operations:
@@ -687,7 +712,7 @@ class DocumentStore(Mapping):
 
     def _note(self, error: Exception) -> None:
         """Note an error for whoever flushes or closes next."""
-        self._counts.errors += 1
+        self._tally("errors")
         self._error = self._error or error
         self._untold += 1
         self._progress.notify_all()
@@ -705,7 +730,7 @@ class DocumentStore(Mapping):
         """Decide a conflict. What is in the file, if it has been changed once more meanwhile."""
         document = operation.document
         with self._mutex:
-            self._counts.conflicts += 1
+            self._tally("conflicts")
         try:
             theirs = _REMOVED if found.data is None else self._decoded(document, found.data)
         except ValueError as error:
@@ -865,6 +890,7 @@ class DocumentStore(Mapping):
         """Let go of everything, and let the writer end."""
         self._ended = True
         self._queue = Queue()
+        self._tally_pending()
         self._documents, self._clean, self._values = {}, {}, {}
         self._work.notify_all()
         self._progress.notify_all()

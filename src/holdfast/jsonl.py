@@ -70,7 +70,8 @@ class JsonlFile:
     `events.00000001.jsonl` and so on, of which `backups` are kept: a number of files, or a size such as "10 GB" for
     all of them together. `compress=True` compresses them with gzip in the background. Sizes are bytes or such texts.
 
-    After a fork the child opens the file for itself. `mode` are the permissions of a new file.
+    After a fork the child opens the file for itself. `mode` are the permissions of a new file. `metrics` is the name
+    under which holdfast.metrics counts what this log does, together with others of that name.
 
     >>> from holdfast import JsonlFile
     >>> with JsonlFile("events.jsonl") as log:
@@ -95,6 +96,7 @@ class JsonlFile:
         backups: int | str | None = None,
         compress: bool = False,
         mode: int = DEFAULT_MODE,
+        metrics: str | None = None,
     ) -> None:
         given = os.fspath(path)
         check_mode(mode)
@@ -109,6 +111,7 @@ class JsonlFile:
             "backups": backups,
             "compress": compress,
             "mode": mode,
+            "metrics": metrics,
         }
         # Absolute: a daemon that changes its directory must not come to write another file.
         self._path = os.path.abspath(given if type(given) is str else os.fsdecode(given)) if given else ""
@@ -122,6 +125,8 @@ class JsonlFile:
         self._compress = compress
         flags = (_core.EXACT_MODE if mode != DEFAULT_MODE else 0) | (_core.SYNCED if durable is not False else 0)
         self._log = _core.new_log(self._path, mode, flags, _size("max_bytes", max_bytes), _nanoseconds(max_age))
+        if metrics is not None:
+            _core.measure_log(self._log, _core.meter_of(metrics))
 
     @property
     def path(self) -> str:

@@ -38,7 +38,8 @@ class FileLock(KernelLock, BaseFileLock):
     `thread_local=False` all threads of the process share one hold. `is_singleton=True` returns the same instance for
     the same file. `poll_interval` is the longest time between two looks where the kernel cannot wait until a deadline.
     `shared=True` shares the lock with other shared holders. `kind="ofd"` takes OFD (fcntl) locks instead of flock, for
-    programs that use those; the two kinds do not exclude each other, and Windows has only one. `lifetime` is refused
+    programs that use those; the two kinds do not exclude each other, and Windows has only one. `metrics` is the name
+    under which holdfast.metrics counts what this lock does, together with others of that name. `lifetime` is refused
     with a warning, because the kernel's locks do not age.
 
     >>> from holdfast import FileLock
@@ -60,6 +61,7 @@ class FileLock(KernelLock, BaseFileLock):
         lifetime: float | None = None,
         shared: bool = False,
         kind: Literal["flock", "ofd"] = "flock",
+        metrics: str | None = None,
     ) -> None:
         super().__init__(
             lock_file,
@@ -69,6 +71,7 @@ class FileLock(KernelLock, BaseFileLock):
             blocking=blocking,
             is_singleton=is_singleton,
             poll_interval=poll_interval,
+            metrics=metrics,
         )
         if lifetime is not None:
             warn_of_lifetime(lifetime)
@@ -78,7 +81,7 @@ class FileLock(KernelLock, BaseFileLock):
         self._flags = (
             0 if mode == DEFAULT_MODE and thread_local and kind == "flock" else lock_flags(mode, thread_local, kind)
         )
-        self._core = self._new_core()
+        self._core = self._measured(self._new_core())
 
     def _new_core(self) -> Lock:
         return new_lock(self._lock_file, self._mode, self._flags)

@@ -24,7 +24,7 @@ class ReadWriteLock(KernelLock):
     writer would wait for ever. The kernel keeps no queue between the kinds: readers that always overlap can keep a
     writer waiting.
 
-    There is one instance for each file, unless `is_singleton=False`. The class of this name in filelock is a database:
+    There is one instance for each file, unless `is_singleton=False`. `metrics` is as for FileLock. The class of this name in filelock is a database:
     the two do not exclude each other.
 
     >>> from holdfast import ReadWriteLock
@@ -44,9 +44,10 @@ class ReadWriteLock(KernelLock):
         *,
         blocking: bool = True,
         is_singleton: bool = True,
+        metrics: str | None = None,
     ) -> None:
-        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton)
-        self._core = new_lock(self._lock_file, DEFAULT_MODE, 0)
+        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, metrics=metrics)
+        self._core = self._measured(new_lock(self._lock_file, DEFAULT_MODE, 0))
 
     @classmethod
     def get_lock(cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True) -> Self:

@@ -61,6 +61,7 @@ class SoftFileLock(BaseFileLock):
         is_singleton: bool = False,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         lifetime: float | None = None,
+        metrics: str | None = None,
     ) -> None:
         self._holds: dict[Thread | None, _Hold] = {}  # by thread, or all threads' under None
         self._mutex = RLock()
@@ -73,6 +74,7 @@ class SoftFileLock(BaseFileLock):
             blocking=blocking,
             is_singleton=is_singleton,
             poll_interval=poll_interval,
+            metrics=metrics,
         )
         _core.encode(self._lock_file)
         if self._lock_file.endswith(os.sep):
@@ -196,6 +198,9 @@ class SoftFileLock(BaseFileLock):
             rc = self._create(hold)
         if rc == 0:
             hold.count = 1
+            if self._meter is not None:
+                hold.since = _core.now()
+                _core.meter_add(self._meter, _core.ACQUISITIONS, 1)
         else:
             del self._holds[me]
         return rc
@@ -281,6 +286,8 @@ class SoftFileLock(BaseFileLock):
             raise _core.error(rc, self._lock_file)
         _core.close_marker(hold.slot)
         del self._holds[thread]
+        if self._meter is not None and count:
+            _core.meter_held(self._meter, _core.now() - hold.since)
 
     def _drop_all(self) -> None:
         for thread in list(self._holds):
@@ -297,7 +304,7 @@ class SoftFileLock(BaseFileLock):
 class _Hold:
     """A marker of ours, or the place for one, and how often the lock was acquired by whom."""
 
-    __slots__ = ("count", "path", "pid", "slot", "thread")
+    __slots__ = ("count", "path", "pid", "since", "slot", "thread")
 
     def __init__(self, path: str, thread: Thread) -> None:
         self.path = path  # absolute: the working directory may be another one when the lock is released
@@ -305,6 +312,7 @@ class _Hold:
         self.thread = thread
         self.pid = os.getpid()
         self.count = 0
+        self.since = 0  # when it was acquired, if that is measured
 
     def remove(self) -> int:
         """Remove the marker, unless it is that of the process this one was forked from: a result of the core."""

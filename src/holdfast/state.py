@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from holdfast import _contents
+from holdfast import _contents, _core
 from holdfast._base import check_bool, default_timeout, resolve_timeout
 from holdfast._changes import identical
 from holdfast._conflict import StateConflict
@@ -153,7 +153,7 @@ class StateFile(OfData["Data"]):
 
     With `type=`, a dataclass or a Struct of msgspec (`holdfast[typed]`) or a model of pydantic, the data are instances
     of that; what a class does not know is lost when it is saved. `history=True` records every change, in
-    `path + ".history.jsonl"`.
+    `path + ".history.jsonl"`. `metrics` is the name under which holdfast.metrics counts what is done here.
 
     >>> from holdfast import StateFile
     >>> state = StateFile("state.json")
@@ -177,6 +177,7 @@ class StateFile(OfData["Data"]):
             revision_key: str = "revision",
             format: str | Codec | None = None,
             history: bool = False,
+            metrics: str | None = None,
         ) -> None: ...
 
         @overload
@@ -191,6 +192,7 @@ class StateFile(OfData["Data"]):
             revision_key: str = "revision",
             format: str | Codec | None = None,
             history: bool = False,
+            metrics: str | None = None,
         ) -> None: ...
 
     def __init__(
@@ -204,6 +206,7 @@ class StateFile(OfData["Data"]):
         revision_key: str = "revision",
         format: str | Codec | None = None,
         history: bool = False,
+        metrics: str | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "type": type,
@@ -213,6 +216,7 @@ class StateFile(OfData["Data"]):
             "revision_key": revision_key,
             "format": format,
             "history": history,
+            "metrics": metrics,
         }
         given = os.fspath(path)
         if not given:
@@ -232,7 +236,9 @@ class StateFile(OfData["Data"]):
         self._to_type, self._to_mapping = converters(type)
         self._known: _Known | None = None
         self._seen = (-1, "")  # the revision and fingerprint of which the user of this object was told last
-        self._lock = FileLock(self._path + ".lock", timeout=self._timeout)
+        self._metrics = metrics
+        self._meter = _core.meter_of(metrics)
+        self._lock = self._new_lock(self._path)
         self._history: History | None = None
         self._records = history
         self._history_errors = 0
@@ -431,6 +437,8 @@ class StateFile(OfData["Data"]):
     def _require(self, target: str, found: _Known, revision: int, fingerprint: str) -> None:
         if (found.revision, found.fingerprint) != (revision, fingerprint):
             by = None
+            if self._meter is not None:
+                _core.meter_add(self._meter, _core.CONFLICTS, 1)
             if self._records:
                 with suppress(OSError):  # it is the conflict that matters
                     by = self._history_of(target).which_left(found.fingerprint)
@@ -443,11 +451,16 @@ class StateFile(OfData["Data"]):
         except Unreadable as error:
             raise ValueError(f"{self._path!r} could not be read again with these data: {error.reason}") from error
         write_bytes(target, contents, durable=self._durable)
+        if self._meter is not None:
+            _core.meter_add(self._meter, _core.WRITES, 1)
         self._known = after
         self._seen = (after.revision, after.fingerprint)
         if self._records:
             self._record(target, before, after)
         return after.revision
+
+    def _new_lock(self, target: str) -> FileLock:
+        return FileLock(target + ".lock", timeout=self._timeout, metrics=self._metrics)
 
     @contextmanager
     def _locked(self) -> Generator[str]:
@@ -457,7 +470,7 @@ class StateFile(OfData["Data"]):
             target = self._target()
             lock = self._lock
             if lock.lock_file != target + ".lock":
-                lock = self._lock = FileLock(target + ".lock", timeout=self._timeout)
+                lock = self._lock = self._new_lock(target)
             with lock:
                 if self._target() == target:  # and not another one since
                     yield target

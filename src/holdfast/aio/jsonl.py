@@ -90,6 +90,7 @@ class AsyncJsonlFile:
         backups: int | str | None = None,
         compress: bool = False,
         mode: int = DEFAULT_MODE,
+        metrics: str | None = None,
     ) -> None:
         self._file = JsonlFile(
             path,
@@ -102,6 +103,7 @@ class AsyncJsonlFile:
             backups=backups,
             compress=compress,
             mode=mode,
+            metrics=metrics,
         )
         self._here: _Here | None = None
 

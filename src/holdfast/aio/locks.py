@@ -134,7 +134,7 @@ class AsyncBaseLock(BaseLock):
     def _prepare(self) -> None:
         self._holds: dict[Owner, _Hold] = {}
         # Made now, so that a wrong path is refused now.
-        self._spare = [new_lock(self._lock_file, self._mode, self._flags)]
+        self._spare = [self._new_core()]
         self._here: tuple[AbstractEventLoop | None, Line | None] = None, None
 
     # Who holds it
@@ -163,7 +163,13 @@ class AsyncBaseLock(BaseLock):
         try:
             return self._spare.pop()
         except IndexError:
-            return new_lock(self._lock_file, self._mode, self._flags)
+            return self._new_core()
+
+    def _new_core(self) -> Lock:
+        core = new_lock(self._lock_file, self._mode, self._flags)
+        if self._meter is not None:
+            _core.measure_lock(core, self._meter)
+        return core
 
     def _take(self, how: int, owner: Owner, line: Line) -> int:
         """Acquire the lock for a task if that needs no waiting, or once more if it holds it: a result of the core."""
@@ -242,8 +248,13 @@ class AsyncBaseLock(BaseLock):
             rc = self._try_here(how, owner)
         if rc == _core.BUSY and allowed != 0:
             interval = self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval)
+            began = _core.now()
             rc = await self._wait_in_line(how, owner, allowed, interval, cancel_check)
+            if self._meter is not None:
+                _core.meter_waited(self._meter, _core.now() - began)
         if rc in (_core.BUSY, _core.TIMED_OUT):
+            if self._meter is not None:
+                _core.meter_add(self._meter, _core.TIMEOUTS, 1)
             error = self._timeout_error(allowed)
             if rc == _core.TIMED_OUT:  # after a wait it is worth while to look now, while they still are
                 await _threads.call(lambda: error.holders)
@@ -391,8 +402,16 @@ class AsyncFileLock(AsyncBaseLock):
         lifetime: float | None = None,
         shared: bool = False,
         kind: Literal["flock", "ofd"] = "flock",
+        metrics: str | None = None,
     ) -> None:
-        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, poll_interval=poll_interval)
+        super().__init__(
+            lock_file,
+            timeout,
+            blocking=blocking,
+            is_singleton=is_singleton,
+            poll_interval=poll_interval,
+            metrics=metrics,
+        )
         check_mode(mode)
         check_bool("thread_local", thread_local)
         check_bool("shared", shared)
@@ -513,8 +532,9 @@ class AsyncReadWriteLock(AsyncBaseLock):
         *,
         blocking: bool = True,
         is_singleton: bool = True,
+        metrics: str | None = None,
     ) -> None:
-        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton)
+        super().__init__(lock_file, timeout, blocking=blocking, is_singleton=is_singleton, metrics=metrics)
         self._prepare()
 
     @classmethod

@@ -59,6 +59,7 @@ class AsyncStateFile(OfData["Data"]):
             revision_key: str = "revision",
             format: str | Codec | None = None,
             history: bool = False,
+            metrics: str | None = None,
         ) -> None: ...
 
         @overload
@@ -73,6 +74,7 @@ class AsyncStateFile(OfData["Data"]):
             revision_key: str = "revision",
             format: str | Codec | None = None,
             history: bool = False,
+            metrics: str | None = None,
         ) -> None: ...
 
     def __init__(
@@ -86,6 +88,7 @@ class AsyncStateFile(OfData["Data"]):
         revision_key: str = "revision",
         format: str | Codec | None = None,
         history: bool = False,
+        metrics: str | None = None,
     ) -> None:
         self._state: StateFile[Any] = StateFile(
             path,
@@ -96,6 +99,7 @@ class AsyncStateFile(OfData["Data"]):
             revision_key=revision_key,
             format=format,
             history=history,
+            metrics=metrics,
         )
         self._lock: AsyncFileLock | None = None
 
@@ -227,7 +231,9 @@ class AsyncStateFile(OfData["Data"]):
             target = self._state._target()
             lock = self._lock
             if lock is None or lock.lock_file != target + ".lock":
-                lock = self._lock = AsyncFileLock(target + ".lock", timeout=self._state._timeout)
+                lock = self._lock = AsyncFileLock(
+                    target + ".lock", timeout=self._state._timeout, metrics=self._state._metrics
+                )
             async with lock:
                 if self._state._target() == target:
                     yield target
