@@ -16,7 +16,7 @@ import pytest
 
 from conftest import linux_only, posix_only
 from holdfast import AsyncFileLock, FileLock, SoftFileLock, Timeout
-from holdfast.aio import AsyncAcquireReturnProxy, AsyncReadWriteLock
+from holdfast.aio import AsyncAcquireReturnProxy, AsyncReadWriteLock, _threads
 from support import PATIENCE, Child, held_elsewhere, held_here, increment, is_free, number_in, started
 
 pytestmark = pytest.mark.usefixtures("loop_kind")
@@ -120,6 +120,22 @@ def test_loops_in_several_threads_exclude_each_other_with_one_object(path, tmp_p
     for thread in threads:
         thread.join(PATIENCE)
     assert number_in(counter) == 200
+    assert is_free(path)
+
+
+def test_loops_that_share_an_object_and_a_hold_each_release_their_own(path):
+    lock = AsyncFileLock(path, thread_local=False, shared=True)
+    both = threading.Barrier(2)
+
+    async def use():
+        async with lock:
+            await asyncio.to_thread(both.wait, PATIENCE)
+
+    threads = [threading.Thread(target=lambda: asyncio.run(use())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
     assert is_free(path)
 
 
@@ -368,6 +384,7 @@ async def test_a_cancelled_task_holds_nothing_and_keeps_nobody_waiting(path):
 
 
 async def test_a_wait_in_a_thread_is_cancelled_at_once_and_the_thread_is_free_again(path):
+    before = len(waiting_threads())
     with held_elsewhere(path) as child:
         for _ in range(50):
             tasks = await started(hold(AsyncFileLock(path), _set()))
@@ -377,7 +394,7 @@ async def test_a_wait_in_a_thread_is_cancelled_at_once_and_the_thread_is_free_ag
         child.tell()
         child.expect("released")
         await until(lambda: is_free(path))
-    assert len(waiting_threads()) < 20
+    assert len(waiting_threads()) < before + 20
 
 
 async def test_cancelling_at_any_moment_leaks_nothing(path):
@@ -471,6 +488,89 @@ async def test_what_gather_acquired_is_released_by_its_proxies(path):
     assert is_free(path)
 
 
+async def test_a_proxy_releases_its_own_acquisition_and_no_later_one(path):
+    lock = AsyncFileLock(path)
+    release = asyncio.Event()
+    async with await lock.acquire():
+        await lock.release()
+        (other,) = await started(hold(lock, release))
+    assert not is_free(path)
+    release.set()
+    await other
+
+
+async def test_a_cancellation_is_not_lost_when_cancel_check_raises_at_the_same_moment(path):
+    def check():
+        task.cancel()
+        raise LookupError("no")
+
+    with held_here(path):
+        (task,) = await started(AsyncFileLock(path).acquire(poll_interval=0.001, cancel_check=iter([False]).__next__))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        task = asyncio.create_task(AsyncFileLock(path).acquire(cancel_check=check))
+        with pytest.raises((asyncio.CancelledError, LookupError)):
+            await task
+    await until(lambda: is_free(path))
+
+
+async def test_a_cancel_check_that_raises_stop_iteration_ends_the_wait(path):
+    with held_here(path), pytest.raises(RuntimeError, match="StopIteration"):
+        await AsyncFileLock(path).acquire(poll_interval=0.001, cancel_check=iter([False]).__next__)
+
+
+async def test_closing_a_lock_that_was_just_granted_lets_its_task_wait_again(path):
+    lock = AsyncFileLock(path)
+    await lock.acquire()
+    (task,) = await started(lock.acquire())
+    await lock.release()
+    lock.close()
+    async with await task:
+        assert not is_free(path)
+    assert is_free(path)
+
+
+@linux_only
+async def test_waits_that_end_leave_no_descriptor_behind(path):
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    with held_elsewhere(path):
+        lock, before = AsyncFileLock(path), count()
+        for _ in range(30):
+            with pytest.raises(Timeout):
+                await lock.acquire(timeout=0.001)
+        await until(lambda: count() <= before + 2)
+
+
+async def test_many_waits_that_end_at_once_need_few_threads(path):
+    before = len(waiting_threads())
+    with held_here(path):
+        results = await asyncio.gather(
+            *[AsyncFileLock(path).acquire(timeout=0.01) for _ in range(300)], return_exceptions=True
+        )
+        assert {type(result) for result in results} == {Timeout}
+        assert len(waiting_threads()) < before + 50
+
+
+async def test_without_a_thread_to_wait_in_acquiring_fails_and_later_it_succeeds(path, monkeypatch):
+    lock = AsyncFileLock(path)
+    with held_here(path) as release:
+        with monkeypatch.context() as broken:
+            broken.setattr(_threads, "start", _no_threads)
+            with pytest.raises(RuntimeError, match="no threads"):
+                await lock.acquire()
+        release()
+        async with lock:
+            pass
+    assert is_free(path)
+
+
+def _no_threads(_work):
+    raise RuntimeError("no threads")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Deadlocks
 
@@ -554,6 +654,22 @@ async def test_a_lock_that_is_collected_is_free_and_those_who_wait_get_it(path):
     gc.collect()
     async with await asyncio.wait_for(waiter, PATIENCE):
         pass
+
+
+def test_a_lock_granted_to_a_loop_that_was_closed_is_given_up_when_it_is_closed(path):
+    lock, loop = AsyncFileLock(path), asyncio.new_event_loop()
+    with held_here(path) as release:
+        task = loop.create_task(lock.acquire())
+        for _ in range(3):
+            loop.run_until_complete(asyncio.sleep(0))
+        release()
+        end = time.monotonic() + PATIENCE
+        while is_free(path):  # until the waiting thread has it; the loop will not hear of that
+            assert time.monotonic() < end
+        loop.close()
+    lock.close()
+    assert is_free(path)
+    task._log_destroy_pending = False
 
 
 def test_a_lock_held_when_its_loop_ends_is_held_until_it_is_closed(path):
@@ -756,6 +872,38 @@ async def test_a_reader_does_not_overtake_a_writer_that_waits(path):
     async with lock.read_lock():
         tasks = await started(come("writer", lock.write_lock), come("reader", lock.read_lock))
         assert order == []
+    await asyncio.gather(*tasks)
+    assert order == ["writer", "reader"]
+
+
+async def test_readers_behind_a_writer_that_gives_up_need_not_wait(path):
+    lock = AsyncReadWriteLock(path)
+
+    async def read():
+        async with lock.read_lock():
+            pass
+
+    async with lock.read_lock():
+        for timeout in (0.01, -1):
+            writer, reader = await started(lock.acquire_write(timeout=timeout), read())
+            if timeout < 0:
+                writer.cancel()
+            await asyncio.wait_for(reader, PATIENCE)
+            with pytest.raises((Timeout, asyncio.CancelledError)):
+                await writer
+
+
+async def test_tasks_that_share_a_hold_do_not_overtake_a_writer(path):
+    order = []
+
+    async def come(name, lock):
+        async with lock:
+            order.append(name)
+
+    async with AsyncFileLock(path, shared=True, thread_local=False):
+        tasks = await started(
+            come("writer", AsyncFileLock(path)), come("reader", AsyncFileLock(path, shared=True, thread_local=False))
+        )
     await asyncio.gather(*tasks)
     assert order == ["writer", "reader"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from holdfast import FileLock, StateConflict, StateFile, Timeout, _contents
-from holdfast.aio import AsyncStateFile, happened
-from support import Child, started
+from holdfast.aio import AsyncJsonlFile, AsyncStateFile, happened
+from support import Child, held_here, started
 
 pytestmark = pytest.mark.usefixtures("loop_kind")
 
@@ -153,6 +153,38 @@ async def test_a_save_that_is_cancelled_says_whether_it_happened(path):
         except asyncio.CancelledError as error:
             saved = happened(error) or False
         assert (await state.load()).revision == revision + saved
+
+
+async def test_a_cancellation_tells_of_the_last_call_and_not_of_one_before(path, tmp_path):
+    log, state = AsyncJsonlFile(tmp_path / "events.jsonl", durable=True), AsyncStateFile(path, timeout=-1)
+    told = []
+
+    async def work():
+        try:
+            await log.append({"n": 1})
+        except asyncio.CancelledError as error:
+            told.append(happened(error))
+            try:
+                await state.save({"n": 1})
+            except asyncio.CancelledError as second:
+                told.append(happened(second))
+
+    with held_here(path + ".lock"):
+        (task,) = await started(work())
+        if not task.done():
+            task.cancel()
+            while len(told) < 1:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+            assert told == [True, False]
+    assert not os.path.exists(path)
+
+
+async def test_a_default_that_raises_stop_iteration_ends_a_load(path):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await AsyncStateFile(path, default=iter([]).__next__).load()
 
 
 async def test_history_is_there(path):

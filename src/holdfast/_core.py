@@ -124,6 +124,7 @@ _IMPORTED_LATE = (
     "_typed",
     "_write_behind",
     "aio",
+    "aio._cancelled",
     "aio._line",
     "aio._threads",
     "aio.jsonl",

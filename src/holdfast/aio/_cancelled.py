@@ -51,15 +51,12 @@ def happened(error: BaseException) -> bool | None:
     ...         raise
     >>> asyncio.run(main())
     """
-    seen: set[int] = set()
-    look: BaseException | None = error
-    while look is not None and id(look) not in seen:
-        known: bool | None = getattr(look, _ATTRIBUTE, None)
-        if known is not None:
-            return known
-        seen.add(id(look))
-        look = look.__cause__ or look.__context__
-    return None
+    if isinstance(error, TimeoutError):
+        return happened(error.__cause__) if error.__cause__ is not None else None
+    known: bool | None = getattr(error, _ATTRIBUTE, None)
+    if known is None and sys.version_info < (3, 11) and isinstance(error, CancelledError) and error.__context__:
+        return happened(error.__context__)  # a task makes a new one for those who await it
+    return known
 
 
 async def until_done(future: Future[Any]) -> None:
@@ -71,7 +68,7 @@ async def until_done(future: Future[Any]) -> None:
 
 async def finish(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a thread, to its end also when this task is cancelled; then the error says what came of it."""
-    future = _threads.call(function, *args, **kwargs)
+    future = _threads.call_at_once(function, *args, **kwargs)
     try:
         return await shield(future)
     except CancelledError as error:

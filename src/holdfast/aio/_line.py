@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import OrderedDict
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from holdfast._core import Waiter
 
-    Owner: TypeAlias = "Task[Any] | None"
+    # A task, or what stands for all tasks of a loop that share a hold.
+    Owner: TypeAlias = "Task[Any] | tuple[object, AbstractEventLoop]"
 
 _TURN = 0.02
 """Seconds after which tasks of one loop, handing a lock to each other, let other processes have it in between."""
@@ -38,8 +40,10 @@ it may have acquired before for a task of another loop."""
 class Turn:
     """What a task wants to do as soon as it is its turn."""
 
-    def __init__(self, owner: Owner, future: Future[int]) -> None:
-        self.owner = owner
+    can_be_undone = True
+    """Whether the task need not wait to hear whether it was done when it is too late, or cancelled."""
+
+    def __init__(self, future: Future[int]) -> None:
         self.future = future
         """What came of it: a result of the core."""
 
@@ -51,11 +55,31 @@ class Turn:
         """Wait for it, in a thread: a result of the core."""
         raise NotImplementedError
 
-    def done(self) -> None:
-        """It is done."""
+    def settle(self, rc: int, wanted: bool) -> None:
+        """It has come to this; or if it is not wanted any more, undo it."""
 
-    def undo(self) -> None:
-        """It is done, but nobody wants it any more."""
+
+class _Wait:
+    """A thread's wait for the first turn of a line."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.waiter = _core.new_waiter()
+        self.outcome = _core.BUSY  # what the turn comes to if the wait is ended
+
+    def end(self, outcome: int) -> None:
+        self.outcome = outcome
+        _core.cancel_waiter(self.waiter)
+
+    def go_on(self) -> int:
+        """Wait, in the thread, to the end: a result of the core."""
+        began, rc = _core.now(), _core.BUSY
+        try:
+            while rc in (_core.BUSY, _core.INTERRUPTED):
+                rc = self.turn.wait(began, self.waiter)
+        except MemoryError:
+            return -errno.ENOMEM
+        return self.outcome if rc == _core.CANCELLED else rc
 
 
 class Line:
@@ -69,9 +93,7 @@ class Line:
         self.loop = loop
         self.waiting: OrderedDict[Turn, None] = OrderedDict()
         self._holding: dict[Owner, int] = {}
-        self._asking: Turn | None = None  # the first of those who wait, if a thread waits for it
-        self._waiter: Waiter | None = None
-        self._outcome = _core.BUSY  # what the thread's turn comes to if it is ended now
+        self._wait: _Wait | None = None  # for the first of those, if a thread waits for it
         self._ours_since: float | None = None
 
     def holds(self, owner: Owner) -> bool:
@@ -98,18 +120,20 @@ class Line:
         self._advance()
 
     def end(self, turn: Turn, outcome: int) -> None:
-        """Let a turn come to this, unless it is done. If a thread asks for it just now, the thread says which."""
-        if turn is self._asking:
-            self._outcome = outcome
-            _core.cancel_waiter(self._waiter)
+        """Let a turn come to this, unless it is done. If a thread asks for it just now, the thread may know better."""
+        if self._wait is not None and turn is self._wait.turn:
+            self._wait.end(outcome)
+            if turn.can_be_undone and not turn.future.done():
+                turn.future.set_result(outcome)
         elif turn in self.waiting:
             del self.waiting[turn]
             _settle(turn, outcome)
+            self._advance()  # those behind it may want less
 
     def _advance(self) -> None:
         """Give the file to those whose turn it is, as far as it can be had at once; else wait for it."""
         turns = 0
-        while self.waiting and self._asking is None:
+        while self.waiting and self._wait is None:
             turn = next(iter(self.waiting))
             if turn.future.done():  # cancelled, and about to say so
                 del self.waiting[turn]
@@ -139,26 +163,27 @@ class Line:
     def _ask(self, turn: Turn) -> None:
         """Have a thread wait for the turn that is next."""
         self._ours_since = None
-        self._asking, self._outcome = turn, _core.BUSY
-        waiter = self._waiter = _core.new_waiter()
+        wait = self._wait = _Wait(turn)
 
         def ask() -> None:
-            began = _core.now()
-            rc = _core.BUSY
-            while rc in (_core.BUSY, _core.INTERRUPTED):
-                rc = turn.wait(began, waiter)
+            rc = wait.go_on()
             try:
                 self.loop.call_soon_threadsafe(self._answered, rc)
             except RuntimeError:  # the loop was closed meanwhile
-                if rc == 0:
-                    turn.undo()
+                turn.settle(rc, wanted=False)
 
-        _threads.start(ask)
+        try:
+            _threads.start(ask)
+        except RuntimeError as error:  # no more threads
+            del self.waiting[turn]
+            self._wait = None
+            if not turn.future.done():
+                turn.future.set_exception(error)
 
     def _answered(self, rc: int) -> None:
         turn, _ = self.waiting.popitem(last=False)
-        self._asking = self._waiter = None
-        _settle(turn, self._outcome if rc == _core.CANCELLED else rc)
+        self._wait = None
+        _settle(turn, rc)
         self._advance()
 
     def forget(self, owner: Owner) -> None:
@@ -168,13 +193,10 @@ class Line:
 
 
 def _settle(turn: Turn, rc: int) -> None:
-    if turn.future.done():
-        if rc == 0:
-            turn.undo()
-        return
-    if rc == 0:
-        turn.done()
-    turn.future.set_result(rc)
+    wanted = not turn.future.done()
+    turn.settle(rc, wanted)
+    if wanted:
+        turn.future.set_result(rc)
 
 
 _mutex = Mutex()

@@ -8,6 +8,7 @@ from asyncio import get_running_loop
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 _IDLE = 5.0
 """Seconds after which a thread that nobody needs ends."""
 
+_MOST = 32
+"""How many calls are at work at a time. Waits for locks, and what ends by giving a lock back, do not count."""
+
 _mutex = threading.Lock()
 _idle: deque[_Worker] = deque()
+_queue: deque[Callable[[], None]] = deque()
+_at_work = 0
 
 
 class _Worker:
@@ -67,8 +73,48 @@ def start(work: Callable[[], None]) -> None:
         worker.give(work)
 
 
+def _start_in_turn(work: Callable[[], None]) -> None:
+    global _at_work
+    with _mutex:
+        if _at_work == _MOST:
+            _queue.append(work)
+            return
+        _at_work += 1
+    try:
+        start(lambda: _work_on(work))
+    except BaseException:
+        with _mutex:
+            _at_work -= 1
+        raise
+
+
+def _work_on(work: Callable[[], None]) -> None:
+    """Do this, and then what has queued up meanwhile."""
+    global _at_work
+    while True:
+        work()
+        with _mutex:
+            if not _queue:
+                _at_work -= 1
+                return
+            work = _queue.popleft()
+
+
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """Call a function in a thread, in the context of the caller. Its result, for the loop that is running."""
+    future, work = _prepared(partial(function, *args, **kwargs))
+    _start_in_turn(work)
+    return future
+
+
+def call_at_once(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """The same for what takes long, or must not wait for others because they may wait for it."""
+    future, work = _prepared(partial(function, *args, **kwargs))
+    start(work)
+    return future
+
+
+def _prepared(function: Callable[[], T]) -> tuple[Future[T], Callable[[], None]]:
     loop = get_running_loop()
     future: Future[T] = loop.create_future()
     context = copy_context()
@@ -79,25 +125,37 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[
         if error is None:
             future.set_result(result)  # type: ignore[arg-type]
         else:
-            future.set_exception(error)
+            future.set_exception(raisable(error))
 
     def work() -> None:
+        if future.cancelled():
+            return  # while it was queued
         result, error = None, None
         try:
-            result = context.run(function, *args, **kwargs)
+            result = context.run(function)
         except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
             error = raised
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, result, error)
 
-    start(work)
-    return future
+    return future, work
+
+
+def raisable(error: BaseException) -> BaseException:
+    """An error that a future can carry: StopIteration it cannot."""
+    if not isinstance(error, StopIteration):
+        return error
+    other = RuntimeError("a function that was to be called raised StopIteration")
+    other.__cause__ = error
+    return other
 
 
 def _after_fork() -> None:
-    global _mutex
+    global _mutex, _at_work
     _mutex = threading.Lock()
     _idle.clear()
+    _queue.clear()
+    _at_work = 0
 
 
 if hasattr(os, "register_at_fork"):

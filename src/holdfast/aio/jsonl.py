@@ -9,7 +9,7 @@ from holdfast import _core
 from holdfast._base import DEFAULT_MODE
 from holdfast._reading import DEFAULT_POLL_INTERVAL, SHORTEST_NAP, Records
 from holdfast.aio import _threads
-from holdfast.aio._cancelled import finish, happened, tell, until_done
+from holdfast.aio._cancelled import happened, tell, until_done
 from holdfast.aio._line import AN_AGE, Line, Turn, line_of
 from holdfast.jsonl import POLL, JsonlFile, as_line, as_lines
 
@@ -35,8 +35,10 @@ _SLICE = 1 << 15
 class _Append(Turn):
     """A task that waits to append."""
 
+    can_be_undone = False
+
     def __init__(self, log: Log, lines: bytes, records: int, line: Line) -> None:
-        super().__init__(None, line.loop.create_future())
+        super().__init__(line.loop.create_future())
         self._log = log
         self._lines = lines
         self._records = records
@@ -168,7 +170,7 @@ class AsyncJsonlFile:
         deadline = _core.deadline(file._timeout)
         while rc != 0:
             if rc == _core.FULL:
-                await _threads.call(file._rotate, deadline, len(lines))
+                await _threads.call_at_once(file._rotate, deadline, len(lines))
                 rc = _core.append_log(file._log, lines, len(lines), records)
             elif rc == _core.BUSY and file._timeout != 0:
                 rc = await self._append_in_line(lines, records, deadline)
@@ -214,7 +216,7 @@ class AsyncJsonlFile:
         appended, synced, rc = _core.log_written(file._log), -1, 0
         while synced < appended and rc == 0:
             if here.syncing is None or here.syncing.done():
-                here.syncing = _threads.call(_sync, file)
+                here.syncing = _threads.call_at_once(_sync, file)
             synced, rc = await shield(here.syncing)
         file._check_sync(rc)
 
@@ -228,7 +230,7 @@ class AsyncJsonlFile:
         >>> print(asyncio.run(AsyncJsonlFile("events.jsonl").rotate()))
         None
         """
-        return await _threads.call(self._file.rotate)
+        return await _threads.call_at_once(self._file.rotate)
 
     # Reading
 
@@ -307,7 +309,7 @@ class AsyncJsonlFile:
                 progress(path, done)
 
         try:
-            return await _threads.call(self._file.verify, look)
+            return await _threads.call_at_once(self._file.verify, look)
         finally:
             cancelled = True
 
@@ -321,7 +323,7 @@ class AsyncJsonlFile:
         >>> asyncio.run(AsyncJsonlFile("events.jsonl").repair()).ok
         True
         """
-        return await _threads.call(self._file.repair)
+        return await _threads.call_at_once(self._file.repair)
 
     # The rest
 
@@ -331,8 +333,11 @@ class AsyncJsonlFile:
         return self._file.stats
 
     async def close(self) -> None:
-        """Close the file, after syncing it if it is `durable`. Appending is an error then; reading still works."""
-        await finish(f"the closing of {self._file.path!r}", self._file.close)
+        """Close the file, after syncing it if it is `durable`. Appending is an error then; reading still works.
+
+        When this is cancelled it goes on in its thread, and appends that still wait get the error.
+        """
+        await _threads.call_at_once(self._file.close)
 
     async def __aenter__(self) -> Self:
         return self

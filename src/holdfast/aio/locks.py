@@ -6,6 +6,7 @@ import os
 import time
 from asyncio import CancelledError, current_task, get_running_loop
 from inspect import iscoroutinefunction
+from typing import NamedTuple
 
 from holdfast import _core
 from holdfast._base import (
@@ -93,29 +94,34 @@ class _Acquisition(Turn):
     """A task that waits for a lock."""
 
     def __init__(self, lock: AsyncBaseLock, how: int, poll: int, owner: Owner, line: Line) -> None:
-        super().__init__(owner, line.loop.create_future())
+        super().__init__(line.loop.create_future())
+        self.line = line
+        self.core: Lock = None  # that a thread waits with
         self._lock = lock
         self._how = how
         self._poll = poll
-        self._line = line
-        self._core: Lock = None  # that a thread waits with
+        self._owner = owner
 
     def attempt(self) -> int:
-        return self._lock._take(self._how, self.owner, self._line)
+        return self._lock._take(self._how, self._owner, self.line)
 
     def wait(self, began: int, waiter: Waiter) -> int:
-        if self._core is None:
-            self._core = self._lock._spare_core()
-        return _core.wait_lock(self._core, self._how, began, began + AN_AGE, self._poll, waiter)
+        if self.core is None:
+            self.core = self._lock._spare_core()
+            self._lock._lent.add(self)
+        return _core.wait_lock(self.core, self._how, began, began + AN_AGE, self._poll, waiter)
 
-    def done(self) -> None:
-        if self._core is not None:
-            self._lock._enter(self._core, self.owner, self._line)
-
-    def undo(self) -> None:
-        if self._core is not None:
-            release(self._core)
-            self._lock._spare.append(self._core)
+    def settle(self, rc: int, wanted: bool) -> None:
+        core, self.core = self.core, None
+        if core is None:
+            return  # a thread was not needed
+        self._lock._lent.discard(self)
+        if rc == 0 and wanted:
+            self._lock._enter(core, self._owner, self.line)
+            return
+        if rc == 0:
+            release(core)
+        self._lock._spare.append(core)
 
 
 class AsyncBaseLock(BaseLock):
@@ -135,19 +141,22 @@ class AsyncBaseLock(BaseLock):
         self._holds: dict[Owner, _Hold] = {}
         # Made now, so that a wrong path is refused now.
         self._spare = [self._new_core()]
+        self._lent: set[_Acquisition] = set()
+        self._everybody = object()
         self._here: tuple[AbstractEventLoop | None, Line | None] = None, None
 
     # Who holds it
 
     def _owner(self) -> Owner:
-        return current_task() if self._thread_local else None
+        task = current_task() if self._thread_local else None
+        return task or (self._everybody, get_running_loop())
 
-    def _mine(self, owner: Owner) -> _Hold | None:
+    def _mine(self) -> _Hold | None:
         """What this task holds, or what one held that has ended: it may have been made to acquire it, and no more."""
-        hold = self._holds.get(owner)
+        hold = self._holds.get(self._owner())
         if hold is None:
             for other in [*self._holds.values()]:
-                if other.owner is not None and other.owner.done():
+                if _is_over(other.owner):
                     return other
         return hold
 
@@ -190,8 +199,10 @@ class AsyncBaseLock(BaseLock):
 
     def _release(self, hold: _Hold, force: bool = False) -> None:
         """Undo one acquisition, or all of this hold."""
+        if self._holds.get(hold.owner) is not hold:
+            return  # it has been released
         rc = _core.release_all(hold.core) if force else release(hold.core)
-        if rc > 0 or self._holds.get(hold.owner) is not hold:
+        if rc > 0:
             return
         del self._holds[hold.owner]
         self._spare.append(hold.core)
@@ -223,61 +234,58 @@ class AsyncBaseLock(BaseLock):
     ) -> AsyncAcquireReturnProxy[Self]:
         if not (timeout is poll_interval is blocking is None):
             self._check_arguments(timeout, poll_interval, blocking)
-        owner = current_task() if self._thread_local else None
-        rc = self._try_here(how, owner)
-        if rc:
-            await self._acquire_later(rc, how, owner, timeout, poll_interval, blocking, cancel_check)
-        return AsyncAcquireReturnProxy(self, self._holds[owner])
+        owner = self._owner()
+        while True:
+            rc = self._try_here(how, owner)
+            if rc:
+                patience = _Patience(
+                    resolve_timeout(
+                        self._timeout if timeout is None else timeout, self._blocking if blocking is None else blocking
+                    ),
+                    self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval),
+                    cancel_check,
+                )
+                await self._acquire_later(rc, how, owner, patience)
+            hold = self._holds.get(owner)
+            if hold is not None:  # and close() did not come between
+                return AsyncAcquireReturnProxy(self, hold)
 
-    async def _acquire_later(
-        self,
-        rc: int,
-        how: int,
-        owner: Owner,
-        timeout: float | None,
-        poll_interval: float | None,
-        blocking: bool | None,
-        cancel_check: Callable[[], bool] | None,
-    ) -> None:
+    async def _acquire_later(self, rc: int, how: int, owner: Owner, patience: _Patience) -> None:
         """Go on after a try that returned `rc`, which is not 0: wait, or raise."""
-        allowed = resolve_timeout(
-            self._timeout if timeout is None else timeout, self._blocking if blocking is None else blocking
-        )
         if rc == _core.MISSING:
             create_parents(self._lock_file)
             rc = self._try_here(how, owner)
-        if rc == _core.BUSY and allowed != 0:
-            interval = self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval)
+        if rc == _core.BUSY and patience.allowed != 0:
             began = _core.now()
-            rc = await self._wait_in_line(how, owner, allowed, interval, cancel_check)
+            rc = await self._wait_in_line(how, owner, patience)
             if self._meter is not None:
                 _core.meter_waited(self._meter, _core.now() - began)
         if rc in (_core.BUSY, _core.TIMED_OUT):
             if self._meter is not None:
                 _core.meter_add(self._meter, _core.TIMEOUTS, 1)
-            error = self._timeout_error(allowed)
+            error = self._timeout_error(patience.allowed)
             if rc == _core.TIMED_OUT:  # after a wait it is worth while to look now, while they still are
                 await _threads.call(lambda: error.holders)
             raise error
         if rc != 0:
             self._fail(rc)
 
-    async def _wait_in_line(
-        self, how: int, owner: Owner, allowed: float, interval: float, cancel_check: Callable[[], bool] | None
-    ) -> int:
+    async def _wait_in_line(self, how: int, owner: Owner, patience: _Patience) -> int:
         line = self._line()
-        if allowed < 0 and owner is not None and line.holds(owner):
+        if patience.allowed < 0 and line.holds(owner):
             self._fail(_core.SELF_DEADLOCK)
-        turn = _Acquisition(self, how, int(min(interval, 1e6) * 1e9), owner, line)
+        # Never long: a thread that polls notices only then that its wait was ended, and those behind it wait for that.
+        poll = int(min(patience.interval, DEFAULT_POLL_INTERVAL) * 1e9)
+        turn = _Acquisition(self, how, poll, owner, line)
         line.queue(turn)
-        clock = _Clock(turn, line, allowed, interval, cancel_check)
+        clock = _Clock(turn, line, patience)
         try:
             return await turn.future
         except CancelledError:
             if turn.future.cancelled():
                 line.end(turn, _core.CANCELLED)
-            elif turn.future.result() == 0:  # it was granted at that very moment
-                self._release(self._holds[owner])
+            elif turn.future.exception() is None and turn.future.result() == 0 and owner in self._holds:
+                self._release(self._holds[owner])  # it was granted at that very moment
             raise
         finally:
             clock.stop()
@@ -305,25 +313,27 @@ class AsyncBaseLock(BaseLock):
         ...     await lock.release()
         >>> asyncio.run(main())
         """
-        owner = self._owner()
-        hold = self._mine(owner)
+        hold = self._mine()
         while hold is not None:
             self._release(hold, force)
-            hold = self._mine(owner) if force else None
+            hold = self._mine() if force else None
 
     def close(self) -> None:
         """Release the lock, whichever tasks hold it, and close its descriptors. It can be acquired again."""
         for hold in [*self._holds.values()]:
             self._release(hold, force=True)
+        for turn in [*self._lent]:
+            if turn.line.loop.is_closed():
+                turn.settle(0, wanted=False)  # nobody will hear of it any more
         for core in [*self._spare]:
             _core.close_idle(core)
 
     @property
     def lock_counter(self) -> int:
         """How often this task has acquired the lock and not released it yet; outside of tasks, how often all have."""
-        if self._thread_local and not _in_task():
+        if not _in_task():
             return sum(_core.count(hold.core) for hold in [*self._holds.values()])
-        hold = self._mine(self._owner())
+        hold = self._mine()
         return 0 if hold is None else _core.count(hold.core)
 
     def __repr__(self) -> str:
@@ -334,21 +344,27 @@ class AsyncBaseLock(BaseLock):
         for hold in getattr(self, "_holds", {}).values():
             _free(hold.core)
             hold.line.forget(hold.owner)
-        for core in getattr(self, "_spare", ()):
+        for core in [*getattr(self, "_spare", ()), *(turn.core for turn in getattr(self, "_lent", ()))]:
             _free(core)
+
+
+class _Patience(NamedTuple):
+    """How many seconds to wait, negative for ever, and what is asked after each `interval` whether to give up."""
+
+    allowed: float
+    interval: float
+    cancel_check: Callable[[], bool] | None
 
 
 class _Clock:
     """Ends a turn when its time is over, or when `cancel_check` says so."""
 
-    def __init__(
-        self, turn: Turn, line: Line, allowed: float, interval: float, cancel_check: Callable[[], bool] | None
-    ) -> None:
+    def __init__(self, turn: Turn, line: Line, patience: _Patience) -> None:
         self._turn = turn
         self._line = line
-        self._ends_at = time.monotonic() + allowed if allowed >= 0 else float("inf")
-        self._interval = max(interval, 0.001)
-        self._cancel_check = cancel_check
+        self._ends_at = time.monotonic() + patience.allowed if patience.allowed >= 0 else float("inf")
+        self._interval = max(patience.interval, 0.001)
+        self._cancel_check = patience.cancel_check
         self._timer: Any = None
         self._look()
 
@@ -358,7 +374,7 @@ class _Clock:
             over = left <= 0 or (self._cancel_check is not None and self._cancel_check())
         except BaseException as error:  # noqa: BLE001 - it is raised where the lock is waited for
             if not self._turn.future.done():
-                self._turn.future.set_exception(error)
+                self._turn.future.set_exception(_threads.raisable(error))
             over = True
         if over:
             self._line.end(self._turn, _core.TIMED_OUT)
@@ -601,6 +617,10 @@ class Held:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._lock.release()
+
+
+def _is_over(owner: Owner) -> bool:
+    return owner[1].is_closed() if isinstance(owner, tuple) else owner.done()
 
 
 def _in_task() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import sleep
+from asyncio import CancelledError, sleep
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from inspect import isawaitable
@@ -10,7 +10,7 @@ from inspect import isawaitable
 from holdfast._conflict import StateConflict
 from holdfast._temporary import this_process
 from holdfast.aio import _threads
-from holdfast.aio._cancelled import finish
+from holdfast.aio._cancelled import finish, tell
 from holdfast.aio.locks import AsyncFileLock
 from holdfast.state import MANY_ATTEMPTS, OfData, Snapshot, StateFile, naps
 
@@ -145,7 +145,7 @@ class AsyncStateFile(OfData["Data"]):
         """
         state = self._state
         async with self._locked() as target:
-            before = await _threads.call(state._read, target)
+            before = await _threads.call_at_once(state._read, target)  # others wait for the lock
             data: Data = state._to_type(before.thaw())
             yield data
             await self._finish(state._replace, target, before, data)
@@ -234,10 +234,17 @@ class AsyncStateFile(OfData["Data"]):
                 lock = self._lock = AsyncFileLock(
                     target + ".lock", timeout=self._state._timeout, metrics=self._state._metrics
                 )
-            async with lock:
+            try:
+                await lock.acquire()
+            except CancelledError as error:
+                tell(error, False, f"{self.path!r} was not changed")
+                raise
+            try:
                 if self._state._target() == target:
                     yield target
                     return
+            finally:
+                await lock.release()
 
     async def _finish(self, function: Callable[..., T], *args: Any) -> T:
         return await finish(f"the change of {self.path!r}", function, *args)
