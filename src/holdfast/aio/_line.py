@@ -46,6 +46,8 @@ class Turn:
     def __init__(self, future: Future[int]) -> None:
         self.future = future
         """What came of it: a result of the core."""
+        self.answer: int | None = None
+        """The same, as a thread knows it, before the loop hears of it."""
 
     def attempt(self) -> int:
         """Do it if that needs no waiting: a result of the core."""
@@ -166,7 +168,7 @@ class Line:
         wait = self._wait = _Wait(turn)
 
         def ask() -> None:
-            rc = wait.go_on()
+            rc = turn.answer = wait.go_on()
             try:
                 self.loop.call_soon_threadsafe(self._answered, rc)
             except RuntimeError:  # the loop was closed meanwhile

@@ -323,8 +323,8 @@ class AsyncBaseLock(BaseLock):
         for hold in [*self._holds.values()]:
             self._release(hold, force=True)
         for turn in [*self._lent]:
-            if turn.line.loop.is_closed():
-                turn.settle(0, wanted=False)  # nobody will hear of it any more
+            if turn.answer is not None and turn.line.loop.is_closed():
+                turn.settle(turn.answer, wanted=False)  # the loop will not hear of it any more
         for core in [*self._spare]:
             _core.close_idle(core)
 
