@@ -15,13 +15,13 @@
 #endif
 
 void *hf__shared_new(size_t size) {
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = hf__sys.mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
 
 void hf__shared_free(void *memory, size_t size) {
     if (memory != NULL)
-        munmap(memory, size);
+        hf__sys.munmap(memory, size);
 }
 
 bool hf__shared_claim(uint32_t *word, uint32_t from, uint32_t to) {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -151,6 +152,8 @@ struct hf__sys hf__sys = {
     .clock_gettime = clock_gettime,
     .nanosleep = nanosleep,
     .kill = kill,
+    .mmap = mmap,
+    .munmap = munmap,
 #ifdef __linux__
     .thread_timer_create = sys_thread_timer_create,
     .timer_settime = timer_settime,
@@ -199,6 +202,8 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(clock_gettime),
     HF__SYS_ENTRY(nanosleep),
     HF__SYS_ENTRY(kill),
+    HF__SYS_ENTRY(mmap),
+    HF__SYS_ENTRY(munmap),
 #ifdef __linux__
     HF__SYS_ENTRY(thread_timer_create),
     HF__SYS_ENTRY(timer_settime),

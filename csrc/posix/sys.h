@@ -52,6 +52,8 @@ struct hf__sys {
     int (*clock_gettime)(clockid_t clock, struct timespec *now);
     int (*nanosleep)(const struct timespec *length, struct timespec *left);
     int (*kill)(pid_t pid, int number);
+    void *(*mmap)(void *address, size_t size, int protection, int flags, int fd, off_t offset);
+    int (*munmap)(void *address, size_t size);
 #ifdef __linux__
     int (*thread_timer_create)(int number, timer_t *timer);
     int (*timer_settime)(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old);

@@ -61,6 +61,9 @@ FAILING(int, fcntl_lock, (int fd, int command, struct flock *lock), (fd, command
 FAILING(int, sigaction, (int number, const struct sigaction *action, struct sigaction *old), (number, action, old))
 FAILING(int, nanosleep, (const struct timespec *length, struct timespec *left), (length, left))
 FAILING(int, kill, (pid_t pid, int number), (pid, number))
+FAILING(void *, mmap, (void *address, size_t size, int protection, int flags, int fd, off_t offset),
+        (address, size, protection, flags, fd, offset))
+FAILING_AFTERWARDS(int, munmap, (void *address, size_t size), (address, size))
 FAILING(int, thread_timer_create, (int number, timer_t *timer), (number, timer))
 FAILING(int, timer_settime, (timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old),
         (timer, flags, value, old))
@@ -112,6 +115,8 @@ static const struct {
     ENTRY(clock_gettime),
     ENTRY(nanosleep),
     ENTRY(kill),
+    ENTRY(mmap),
+    ENTRY(munmap),
     ENTRY(thread_timer_create),
     ENTRY(timer_settime),
     ENTRY(timer_delete),

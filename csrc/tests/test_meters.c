@@ -117,6 +117,25 @@ static void count_in_child(hf_meter *meter, int64_t number, int deadly) {
     waitpid(pid, &status, 0);
 }
 
+static void *no_memory(void *address, size_t size, int protection, int flags, int fd, off_t offset) {
+    (void)address, (void)size, (void)protection, (void)flags, (void)fd, (void)offset;
+    errno = ENOMEM;
+    return (void *)-1;
+}
+
+static void without_memory_there_are_locks_but_no_meters(int flags) {
+    void *real = hf_sys_get("mmap");
+    hf_sys_set("mmap", (void *)no_memory);
+    hf_pool *pool = hf_pool_new(8, flags);
+    hf_sys_set("mmap", real);
+    CHECK(hf_meter_of(pool, "jobs") == NULL);
+    CHECK_IS(hf_meter_read(pool, 0, 0, (char[HF_METER_NAME]){""}, (int64_t[HF_COUNTERS]){0}), 0);
+    hf_lock *lock = hf_lock_new(pool, test_path("lock"), 0644, 0);
+    CHECK_IS(hf_try(lock, HF_EXCLUSIVE), 0);
+    hf_lock_free(lock);
+    hf_pool_free(pool);
+}
+
 static void what_children_counted_stays(int flags) {
     hf_pool *pool = hf_pool_new(8, flags);
     hf_meter *meter = hf_meter_of(pool, "jobs");
@@ -171,6 +190,7 @@ const check_test meter_tests[] = {
     {"a bucket has what is below its power of two", a_bucket_has_what_is_below_its_power_of_two, 0},
     {"appends are counted", appends_are_counted, 0},
 #ifndef _WIN32
+    {"without memory there are locks but no meters", without_memory_there_are_locks_but_no_meters, 0},
     {"what children counted stays", what_children_counted_stays, 0},
     {"a child that takes a row over counts on", a_child_that_takes_a_row_over_counts_on, 0},
     {"a name that a child used first is the same for all", a_name_that_a_child_used_first_is_the_same_for_all, 0},
