@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
+from holdfast import _proc
 from holdfast._core import process_start
+from holdfast._process import command_of, started
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Holder:
     """A process that holds a lock, or waits for it.
 
     `command` is empty when the process may not be looked at. `since` is when the process started, in seconds of
-    time.time(), or None.
+    time.time(), or None. `source` is who says so: the kernel, the owner's record in the file of a SoftFileLock, or
+    both. It does not count when two holders are compared.
 
     >>> from holdfast import Holder
     >>> print(Holder(pid=4711, command="worker.py", mode="exclusive", since=None, waiting=False))
@@ -29,6 +32,7 @@ class Holder:
     since: float | None
     waiting: bool
     host: str | None = None
+    source: Literal["kernel", "record", "both"] = field(default="kernel", compare=False)
 
     def __str__(self) -> str:
         if self.pid == os.getpid() and self.host is None:
@@ -41,147 +45,158 @@ class Holder:
 def holders(path: str | os.PathLike[str]) -> list[Holder]:
     """The processes that hold the lock at `path` or wait for it, holders first.
 
-    Linux tells who holds a kernel lock, as far as this process may look; other systems do not, and the list is empty.
-    The owner of a SoftFileLock is in its file, everywhere.
+    Linux tells who holds a kernel lock, as far as this process may look; other systems do not. The owner of a
+    SoftFileLock is in its file, everywhere. So an empty list means that nobody can be seen, not that the lock is free.
 
     >>> from holdfast import holders
     >>> holders("nobody-has-ever-locked-this.lock")
     []
     """
+    return look(path).holders
+
+
+class Sight(NamedTuple):
+    """Who was seen, holders first, and in words what could not be seen, or empty."""
+
+    holders: list[Holder]
+    unknown: str
+
+
+def look(path: str | os.PathLike[str]) -> Sight:
+    """What holders() tells, and what it cannot know."""
     path = os.fsdecode(path)
-    found = _kernel_holders(path) if sys.platform == "linux" else []
-    return sorted(found, key=lambda holder: holder.waiting) or _marker_owner(path)
+    modes, unknown = _kernel_says(path)
+    owner = recorded_owner(path)
+    found: list[Holder] = []
+    for (pid, waiting), mode in modes.items():
+        both = owner is not None and owner.host is None and owner.pid == pid and not waiting
+        found.append(Holder(pid, command_of(pid), mode, started(pid), waiting, source="both" if both else "kernel"))
+    if owner is not None and not any(holder.source == "both" for holder in found):
+        found.append(owner)
+    return Sight(sorted(found, key=lambda holder: holder.waiting), unknown)
 
 
-def _marker_owner(path: str) -> list[Holder]:
+def recorded_owner(path: str) -> Holder | None:
+    """The living owner of the marker at `path`, if it is one."""
     from holdfast.owner import host_name, owner_of
 
     owner = owner_of(path)
     if owner is None or owner.is_gone():
-        return []
+        return None
     here = owner.host == host_name()
-    return [
-        Holder(
-            pid=owner.pid,
-            command=_command(owner.pid) if here else "",
-            mode="exclusive",
-            since=_started(owner.pid) if here else None,
-            waiting=False,
-            host=None if here else owner.host,
-        )
-    ]
+    return Holder(
+        pid=owner.pid,
+        command=command_of(owner.pid) if here else "",
+        mode="exclusive",
+        since=started(owner.pid) if here else None,
+        waiting=False,
+        host=None if here else owner.host,
+        source="record",
+    )
 
 
-def _kernel_holders(path: str) -> list[Holder]:
-    """What /proc/locks says: a line for each lock, and for each waiter a line with an arrow."""
+_Seen = dict[tuple[int, bool], _proc.Mode]  # by pid, and whether it waits
+
+
+def _kernel_says(path: str) -> tuple[_Seen, str]:
+    if sys.platform != "linux":
+        return {}, "this system does not tell who holds a kernel lock"
     try:
         status = os.stat(path, follow_symlinks=False)
-        lines = _lines_about(status.st_ino)
-    except OSError:
-        return []
-    found: dict[tuple[int, bool], Holder] = {}
-    for line in lines:
-        # FLOCK ADVISORY WRITE 4711 fe:01:12345 0 EOF
-        # -> FLOCK ADVISORY WRITE 4712 fe:01:12345 0 EOF
-        fields = line.replace("->", "-> ").split()
-        waiting = fields[0] == "->"
-        kind, _, mode, pid, file_id = fields[waiting : 5 + waiting]
-        if kind == "POSIX" or not _same_file(file_id, status):
-            continue
-        for holder in _real_pids(int(pid), status.st_ino, waiting):
-            found[holder, waiting] = Holder(
-                pid=holder,
-                command=_command(holder),
-                mode="exclusive" if mode == "WRITE" else "shared",
-                since=_started(holder),
-                waiting=waiting,
-            )
-    return list(found.values())
-
-
-_SURELY_ONE_PAGE = 3800  # a page has at least 4096 bytes, and ends before a line that does not fit
-
-
-def _lines_about(inode: int) -> list[str]:
-    """The lines of /proc/locks about an inode, without their numbers.
-
-    The kernel gives out a page at a time, and locks that come and go between two pages make others appear twice, or not
-    at all. So a list of more than a page is read until that adds nothing, and several times before it says "nothing".
-    """
-    found: dict[str, None] = {}
-    for _ in range(8):
-        before = len(found)
-        text = _read_locks()
-        found.update({line.partition(":")[2]: None for line in text.splitlines() if f":{inode} " in line})
-        if len(text) < _SURELY_ONE_PAGE or (found and len(found) == before):
-            break
-    return list(found)
-
-
-def _read_locks() -> str:
-    descriptor = os.open("/proc/locks", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {}, ""
+    except OSError as error:
+        return {}, f"the file cannot be looked at: {error.strerror}"
+    devices = _proc.devices_of(path, status)
     try:
-        pages = iter(lambda: os.read(descriptor, 1 << 16), b"")
-        return b"".join(pages).decode("ascii")
-    finally:
-        os.close(descriptor)
+        lines = _proc.locks_on(status.st_ino, devices)
+    except OSError as error:
+        return {}, f"/proc/locks cannot be read: {error.strerror}"
+    return _Look(status.st_ino, devices).at(lines)
 
 
-def _same_file(file_id: str, status: os.stat_result) -> bool:
-    """Whether an entry such as fe:01:12345 means this file.
+class _Look:
+    """Finding the processes behind the lines of /proc/locks about one file.
 
-    Some file systems (btrfs, overlayfs) show another device number here than to stat(), so the inode has to do where
-    the device is not one of a disk.
+    The kernel names the process that took a lock. If that died, or closed its descriptor, and one it was inherited by
+    lives on with another, that one has the lock now. OFD locks have no pid at all. There, what the descriptors of all
+    processes carry tells.
     """
-    major, minor, inode = file_id.split(":")
-    same_device = (int(major, 16), int(minor, 16)) == (os.major(status.st_dev), os.minor(status.st_dev))
-    return int(inode) == status.st_ino and (same_device or os.major(status.st_dev) == 0)
 
+    def __init__(self, inode: int, devices: set[str] | None) -> None:
+        self._inode = inode
+        self._devices = devices
+        self._seen: _Seen = {}
 
-def _real_pids(pid: int, inode: int, waiting: bool) -> list[int]:
-    """Who has the lock that /proc/locks ascribes to `pid`.
+    def at(self, lines: list[_proc.Line]) -> tuple[_Seen, str]:
+        unknown = ""
+        orphans: set[_proc.Line] = set()
+        for line in filter(_concerns_us, lines):
+            if line.waiting and line.pid <= 0:
+                unknown = "the kernel does not tell who waits for an OFD lock"
+            elif line.waiting or self._is_held_by_its_taker(line):
+                self._seen[line.pid, line.waiting] = line.mode
+            else:
+                orphans.add(line)
+        # In a pid namespace the kernel leaves out locks whose taker is dead.
+        if orphans or (not self._seen and in_namespace()):
+            unknown = self._search(orphans) or unknown
+        return self._seen, unknown
 
-    That is the process that took it. If it died, and a child it forked lives on with the descriptor, the child has the
-    lock now. OFD locks have no pid at all.
-    """
-    if pid > 0 and (waiting or process_start(pid) != -errno.ESRCH):
-        return [pid]
-    if waiting:
-        return []  # a waiter has no mark on its descriptor
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _has_locked(entry, inode)]
-
-
-def _has_locked(pid: str, inode: int) -> bool:
-    """Whether a descriptor of the process carries a lock on the inode."""
-    try:
-        descriptors = os.listdir(f"/proc/{pid}/fdinfo")
-    except OSError:
-        return False  # it ended meanwhile, or is not ours to look at
-    for descriptor in descriptors:
+    def _is_held_by_its_taker(self, line: _proc.Line) -> bool:
+        if line.pid <= 0 or process_start(line.pid) == -errno.ESRCH:
+            return False
+        if not _proc.has_few_descriptors(line.pid):
+            return True  # very likely, and finding out would take too long
         try:
-            with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
-                if any(line.startswith("lock:") and f":{inode} " in line for line in file):
-                    return True
+            return bool(self._carried_by(line.pid))
         except OSError:
-            continue  # it was closed meanwhile
-    return False
+            return True  # not for us to look at
 
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).rstrip(b"\0").split(b"\0")
-    except OSError:
+    def _search(self, orphans: set[_proc.Line]) -> str:
+        """Look for the locks at the descriptors of all processes. Returns what could not be seen."""
+        missing = set(orphans)
+        hidden = False
+        for descriptors, pid in _proc.processes():
+            if orphans and not missing and descriptors > _proc.FEW:
+                break  # it might have inherited the lock, too, but finding out would take too long
+            try:
+                carried = self._carried_by(pid)
+            except OSError:
+                hidden = True
+                continue
+            for line in carried:
+                self._seen[pid, False] = line.mode
+                missing.discard(line)
+        for line in list(missing):
+            # Who took it may have released it just now, or the first of its threads has ended, which hides the others.
+            if line.pid > 0 and process_start(line.pid) != -errno.ESRCH:
+                self._seen[line.pid, False] = line.mode
+                missing.discard(line)
+        if missing and hidden:
+            return "a process holds it that this one may not look at: that takes the rights of its user, or root's"
+        if not self._seen and in_namespace():
+            return "processes outside this container, or pid namespace, cannot be seen"
         return ""
-    return os.fsdecode(b" ".join(words)).strip()[:200]
+
+    def _carried_by(self, pid: int) -> list[_proc.Line]:
+        return [
+            line
+            for descriptor in _proc.descriptors(pid)
+            for line in descriptor.locks()
+            if line.inode == self._inode
+            and _concerns_us(line)
+            and (self._devices is None or line.device in self._devices)
+        ]
 
 
-def _started(pid: int) -> float | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
-        with open("/proc/stat", encoding="ascii") as file:
-            boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+def _concerns_us(line: _proc.Line) -> bool:
+    """Whether the lock excludes holdfast's. On a local disk POSIX locks do not, and a lease is none."""
+    return line.kind in ("flock", "ofd")
+
+
+def in_namespace() -> bool:
+    """Whether this process is in a pid namespace of its own, from which others cannot be seen."""
+    from holdfast.owner import host_name
+
+    return "?pidns-" in host_name()

@@ -1,0 +1,479 @@
+"""Trying out, with several processes, what a file system keeps of holdfast's promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from statistics import median
+from threading import Timer
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from holdfast import BaseFileLock
+
+_PATIENCE = 60  # seconds that a helper process lives at most: a file system may hang
+_ROUNDS = 5
+_AT_ONCE = 0.005  # seconds; who looks again does so later than that, mostly
+_RECORDS = 300
+_NAMES = 100
+_VERSIONS = 100
+
+
+class Trial(NamedTuple):
+    """What was tried out: whether it is so (None: it could not be tried), in words what was found, and a figure of it.
+
+    `promised` says whether holdfast promises it; the rest is good to know.
+    """
+
+    name: str
+    promised: bool
+    holds: bool | None
+    found: str
+    seconds: float | None = None
+
+
+class _Hung(Exception):
+    """A helper process did not do its part."""
+
+
+def kinds() -> list[str]:
+    """The kinds of locks that there are on this system."""
+    return ["flock", "soft"] if os.name == "nt" else ["flock", "ofd", "soft"]
+
+
+def trials() -> dict[str, Callable[[str], Trial]]:
+    """What there is to be tried out in a directory, by name."""
+    locks: dict[str, Callable[[str], Trial]] = {f"locks: {kind}": partial(_excludes, kind) for kind in kinds()}
+    return {
+        **locks,
+        "waiting in the kernel": _wakes,
+        "replacing files": _replaces,
+        "appending": _appends,
+        "appending without locks": _appends_bare,
+        "exclusive creation": _creates,
+        "hard links": _links,
+        "syncing files": _syncs,
+        "syncing directories": _syncs_directories,
+        "unnamed files": _has_unnamed,
+        "upper and lower case": _tells_case,
+        "long names": _takes_long_names,
+    }
+
+
+def try_out(name: str, trial: Callable[[str], Trial], folder: str) -> Trial:
+    """The result of a trial, also when the system refuses something in it."""
+    try:
+        return trial(folder)._replace(name=name)
+    except (OSError, _Hung) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        promised = name not in GOOD_TO_KNOW
+        return Trial(name, promised, False if promised else None, reason)
+
+
+GOOD_TO_KNOW = {
+    "waiting in the kernel",
+    "appending without locks",
+    "hard links",
+    "unnamed files",
+    "upper and lower case",
+    "long names",
+}
+"""What holdfast does without, where it is missing."""
+
+
+def lock_of(kind: str, path: str, *, shared: bool = False) -> BaseFileLock:
+    """A lock of a kind."""
+    from holdfast import FileLock, SoftFileLock
+
+    if kind == "soft":
+        return SoftFileLock(path)
+    return FileLock(path, kind="ofd" if kind == "ofd" else "flock", shared=shared)
+
+
+def _excludes(kind: str, folder: str) -> Trial:
+    from holdfast import Timeout
+
+    path = os.path.join(folder, f"{kind}.lock")
+    mine = lock_of(kind, path)
+    with Helper() as other:
+        other.ask("acquire", kind, path)
+        try:
+            mine.acquire(blocking=False)
+        except Timeout:
+            pass
+        else:
+            mine.release()
+            return Trial("", True, False, "two processes held it at once")
+        other.kill()
+    with mine.acquire(timeout=10):  # the killed one must not have it any more
+        pass
+    if kind != "soft" and not _shares(kind, f"{path}.shared"):
+        return Trial("", True, False, "sharing: readers kept each other out, or did not keep out a writer")
+    return Trial("", True, True, "keeps other processes out, and is free when its holder is killed")
+
+
+def _shares(kind: str, path: str) -> bool:
+    from holdfast import Timeout
+
+    with Helper() as other:
+        other.ask("acquire", kind, path, True)
+        try:
+            lock_of(kind, path, shared=True).acquire(blocking=False).lock.release()
+        except Timeout:
+            return False
+        try:
+            lock_of(kind, path).acquire(blocking=False).lock.release()
+        except Timeout:
+            return True
+        return False
+
+
+def _wakes(folder: str) -> Trial:
+    path = os.path.join(folder, "wait.lock")
+    delays: list[float] = []
+    in_kernel = True
+    with Helper() as one, Helper() as two:
+        for _ in range(_ROUNDS):
+            one.ask("acquire", "flock", path)
+            two.tell("acquire", "flock", path)
+            in_kernel &= _is_seen_waiting(two.pid, path)
+            released: int = one.ask("release", path)
+            acquired: int = two.hear()
+            delays.append((acquired - released) / 1e9)
+            two.ask("release", path)
+    delay = max(0.0, median(delays))
+    if sys.platform != "linux":
+        in_kernel = delay < _AT_ONCE
+    how = "sleeps" if in_kernel else "looks again and again"
+    return Trial("", False, in_kernel, f"who waits {how}, and goes on {in_words(delay)} after the release", delay)
+
+
+def _is_seen_waiting(pid: int, path: str) -> bool:
+    """Wait until a process waits for the lock, and say whether the kernel shows it. Elsewhere, give it a moment."""
+    from holdfast._holders import holders
+
+    for _ in range(20):
+        time.sleep(0.005)
+        if any(holder.waiting and holder.pid == pid for holder in holders(path)):
+            return True
+    return False
+
+
+def _replaces(folder: str) -> Trial:
+    from holdfast import atomic_write
+
+    path = os.path.join(folder, "replaced")
+    letters = "abcdefghij"
+    with open(path, "w", encoding="ascii") as file:
+        file.write("a" * 65536)
+    with Helper() as reader:
+        reader.tell("read", path)
+        for version in range(_VERSIONS):
+            with atomic_write(path, durable=False) as file:
+                file.write(letters[version % 10] * 65536)
+        with atomic_write(path, durable=True) as file:
+            file.write("." * 65536)
+        looks, damaged = reader.hear()
+    if damaged:
+        return Trial("", True, False, f"{damaged} of {looks} looks at a file being replaced saw neither old nor new")
+    return Trial("", True, True, f"{looks} looks at a file being replaced saw the old content or the new")
+
+
+def _appends(folder: str) -> Trial:
+    path = os.path.join(folder, "log.jsonl")
+    _write_together("append", path)
+    return _judge_lines(path, promised=True)
+
+
+def _appends_bare(folder: str) -> Trial:
+    if os.name == "nt":
+        return Trial("", False, None, "programs that take no lock mix their lines on Windows")
+    path = os.path.join(folder, "bare.jsonl")
+    _write_together("append_bare", path)
+    return _judge_lines(path, promised=False)
+
+
+def _write_together(action: str, path: str) -> None:
+    with Helper() as one, Helper() as two, Helper() as three:
+        writers = (one, two, three)
+        for number, writer in enumerate(writers):
+            writer.tell(action, path, number)
+        for writer in writers:
+            writer.hear()
+
+
+def _judge_lines(path: str, *, promised: bool) -> Trial:
+    """Whether all lines of the three writers are there, whole and in the order of each."""
+    seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    damaged = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                writer, number, filler = json.loads(line)
+                seen[writer].append(number)
+                damaged += len(filler) != _filler(number)
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+    missing = sum(numbers != [*range(_RECORDS)] for numbers in seen.values())
+    if damaged or missing:
+        return Trial("", promised, False, f"lines of three processes at once were torn or lost ({damaged} damaged)")
+    return Trial("", promised, True, f"{3 * _RECORDS} lines of three processes at once are there, whole and in order")
+
+
+def _filler(number: int) -> int:
+    return number * 37 % 9000
+
+
+def _creates(folder: str) -> Trial:
+    names = [os.path.join(folder, f"created-{number}") for number in range(_NAMES)]
+    with Helper() as one, Helper() as two, Helper() as three:
+        for each in (one, two, three):
+            each.tell("create", names)
+        created: list[str] = [*one.hear(), *two.hear(), *three.hear()]
+    if sorted(created) != sorted(names):
+        return Trial("", True, False, f"three processes created {len(names)} files {len(created)} times")
+    return Trial("", True, True, "of several processes that create the same file, one succeeds")
+
+
+def _links(folder: str) -> Trial:
+    path = os.path.join(folder, "linked")
+    with open(path, "w", encoding="ascii"):
+        pass
+    os.link(path, f"{path}.too")
+    try:
+        os.link(path, f"{path}.too")
+    except FileExistsError:
+        return Trial("", False, True, "there are hard links")
+    return Trial("", False, False, "a hard link replaced another file")
+
+
+def _syncs(folder: str) -> Trial:
+    path = os.path.join(folder, "synced")
+    times: list[float] = []
+    end = time.perf_counter() + 2
+    with open(path, "ab", buffering=0) as file:
+        while len(times) < 20 and time.perf_counter() < end:
+            file.write(b"x" * 215)
+            before = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - before)
+    cost = median(times)
+    return Trial("", True, True, f"a sync takes {in_words(cost)} (median of {len(times)})", cost)
+
+
+def _syncs_directories(folder: str) -> Trial:
+    if os.name == "nt":
+        return Trial("", True, None, "Windows has no such thing; a rename is written through instead")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return Trial("", True, True, "names reach the disk, too")
+
+
+def _has_unnamed(folder: str) -> Trial:
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag:
+        return Trial("", False, None, "only Linux has files without a name")
+    os.close(os.open(folder, flag | os.O_RDWR, 0o600))
+    return Trial("", False, True, "a file can be written before it has a name")
+
+
+def _tells_case(folder: str) -> Trial:
+    with open(os.path.join(folder, "case"), "w", encoding="ascii"):
+        pass
+    tells = not os.path.exists(os.path.join(folder, "CASE"))
+    return Trial("", False, tells, f"'case' and 'CASE' are {'two files' if tells else 'one file'}")
+
+
+def _takes_long_names(folder: str) -> Trial:
+    for length in (255, 143, 80, 20):  # 143: eCryptfs
+        try:
+            with open(os.path.join(folder, "n" * length), "w", encoding="ascii"):
+                pass
+        except OSError:
+            continue
+        return Trial(
+            "", False, length == 255, f"a name may have {length} characters{'' if length == 255 else ' or so'}"
+        )
+    return Trial("", False, False, "a name may not even have 20 characters")
+
+
+def in_words(seconds: float) -> str:
+    """A short time.
+
+    >>> from holdfast._trials import in_words
+    >>> in_words(0.0042)
+    '4.2 ms'
+    """
+    return f"{seconds * 1e6:.0f} µs" if seconds < 0.001 else f"{seconds * 1e3:.1f} ms"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Helper processes
+
+
+class Helper:
+    """Another process, which does what it is asked: a JSON list with the name of an action and its arguments."""
+
+    def __init__(self) -> None:
+        # The package may be one that is not installed, and was found by the path of this process.
+        places = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.environ.get("PYTHONPATH", "")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "holdfast._trials"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        )
+        self._watch = Timer(_PATIENCE, self._process.kill)
+        self._watch.daemon = True
+        self._watch.start()
+        self.ask("start")
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def tell(self, action: str, *arguments: object) -> None:
+        """Let it begin with something."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps([action, *arguments]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise _Hung("a helper process has ended too early") from None
+
+    def hear(self) -> Any:
+        """What it returns."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise _Hung(f"a helper process did not answer within {_PATIENCE} seconds, or ended")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise OSError(answer["errno"], answer["error"])
+        return answer["done"]
+
+    def ask(self, action: str, *arguments: object) -> Any:
+        """Let it do something, and wait for that."""
+        self.tell(action, *arguments)
+        return self.hear()
+
+    def kill(self) -> None:
+        """End it, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.cancel()
+        self.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+_held: dict[str, BaseFileLock] = {}
+
+
+def _start() -> None:
+    """Answer, and so say that this process is ready."""
+
+
+def _acquire(kind: str, path: str, shared: bool = False) -> int:
+    lock = lock_of(kind, path, shared=shared)
+    lock.acquire(timeout=30)
+    _held[path] = lock
+    return time.monotonic_ns()
+
+
+def _release(path: str) -> int:
+    before = time.monotonic_ns()
+    _held.pop(path).release()
+    return before
+
+
+def _read(path: str) -> tuple[int, int]:
+    looks = damaged = 0
+    text = ""
+    while text[:1] != ".":
+        try:
+            with open(path, encoding="ascii") as file:
+                text = file.read()
+        except FileNotFoundError:
+            text = ""
+        looks += 1
+        damaged += len(text) != 65536 or text.strip(text[0]) != ""
+        if os.name == "nt":
+            time.sleep(0.001)  # what is open there cannot be replaced
+    return looks, damaged
+
+
+def _append(path: str, writer: int) -> None:
+    from holdfast import JsonlFile
+
+    with JsonlFile(path, timeout=30) as log:
+        for number in range(_RECORDS):
+            log.append([writer, number, "x" * _filler(number)])
+
+
+def _append_bare(path: str, writer: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in range(_RECORDS):
+        os.write(descriptor, json.dumps([writer, number, "x" * _filler(number)]).encode() + b"\n")
+    os.close(descriptor)
+
+
+def _create(names: list[str]) -> list[str]:
+    created: list[str] = []
+    for name in names:
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            continue
+        created.append(name)
+    return created
+
+
+_ACTIONS: dict[str, Callable[..., object]] = {
+    "start": _start,
+    "acquire": _acquire,
+    "release": _release,
+    "read": _read,
+    "append": _append,
+    "append_bare": _append_bare,
+    "create": _create,
+}
+
+
+def _help() -> None:
+    """Be a helper process, until the other side has gone."""
+    from signal import SIG_IGN, SIGINT, signal
+
+    signal(SIGINT, SIG_IGN)  # Ctrl-C is for who asked for help, and who then ends this process
+    for line in sys.stdin:
+        action, *arguments = json.loads(line)
+        try:
+            answer: dict[str, object] = {"done": _ACTIONS[action](*arguments)}
+        except OSError as error:
+            answer = {"error": error.strerror or str(error), "errno": error.errno or 5}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _help()
