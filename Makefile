@@ -12,7 +12,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-wheel \
-	lint bench wheel check-wheel check-workflows cross-check clean
+	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
@@ -55,11 +55,21 @@ lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
+docs: $(VENV)/.group-docs ## build the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other packages: locks, logs, states, documents, asyncio
 	$(BIN)/python benchmarks/locks.py
 	$(BIN)/python benchmarks/appends.py
 	$(BIN)/python benchmarks/states.py
 	$(BIN)/python benchmarks/asynchronous.py
+
+results: $(VENV)/.installed ## make docs/results.md from benchmarks/results.json
+	$(BIN)/python benchmarks/results.py
+
+instructions: $(VENV)/.installed ## count the instructions of the hot paths, and compare with the baseline
+	bash tools/need.sh valgrind=valgrind,libc6-dbg
+	$(BIN)/python tools/instructions.py
 
 wheel: $(VENV)/.wheel ## build the sdist, and the wheel from it, into dist
 

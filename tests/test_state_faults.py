@@ -154,10 +154,13 @@ class Model(RuleBasedStateMachine):
         self.path = self.folder / "state.json"
         self.states = [StateFile(self.path, durable=False, history=bool(number)) for number in range(2)]
         self.seen = [state.load() for state in self.states]
-        self.known = [(0, {}), (0, {})]  # what the snapshots are of
         self.revision, self.content = 0, {}
         self.changes = 0  # how often the file was given other contents
-        self.seen_at = [0, 0]
+        self.seen_text = [None, None]
+
+    def text(self):
+        """What is in the file; None if there is none. An editor may have brought back what was there before."""
+        return self.path.read_text() if self.path.exists() else None
 
     def now(self, revision, content):
         self.revision, self.content = revision, content
@@ -166,7 +169,7 @@ class Model(RuleBasedStateMachine):
     @rule(who=who)
     def load(self, who):
         self.seen[who] = self.states[who].load()
-        self.seen_at[who] = self.changes
+        self.seen_text[who] = self.text()
         assert (self.seen[who].revision, self.seen[who].data) == (self.revision, self.content)
 
     @rule(who=who, data=data)
@@ -176,7 +179,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(who=who, data=data)
     def save_if_it_is_as_seen(self, who, data):
-        if self.seen_at[who] == self.changes:
+        if self.seen_text[who] == self.text():
             assert self.states[who].save(data, expect=self.seen[who]) == self.revision + 1
             self.now(self.revision + 1, data)
             return

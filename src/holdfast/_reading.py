@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from time import monotonic
+from time import monotonic, sleep
 
 from holdfast._base import resolve_poll_interval, resolve_timeout
 from holdfast._checkpoint import BEGINNING, Mark, parse
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHORTEST_NAP = 0.001
 DEFAULT_POLL_INTERVAL = 0.1
+_LONGEST_SLEEP = 0.1
 
 
 class DamagedLine(ValueError):
@@ -115,7 +116,7 @@ class Records:
         self._lines: Iterator[bytes] = iter(())
         self._failed_at = -1  # the place of the line that the last error came from
 
-        self._closed = threading.Event()
+        self._closed = False
         self._looking = threading.Lock()
 
     def __iter__(self) -> Self:
@@ -151,7 +152,7 @@ class Records:
         file = self._file
         if file is not None and file.consumed() != self._failed_at:
             file.put_back()
-            if not self._closed.is_set():
+            if not self._closed:
                 self._lines = filter(bytes.strip, file.unread)
 
     @property
@@ -183,7 +184,7 @@ class Records:
         >>> list(records)
         []
         """
-        self._closed.set()
+        self._closed = True
         self._lines = iter(())
         if (
             not self._looking.locked()
@@ -221,15 +222,21 @@ class Records:
                 if left <= 0:
                     raise StopIteration
                 nap = min(nap, left)
-            self._closed.wait(min(nap, self._poll_interval))
+            self._sleep(min(nap, self._poll_interval))
             nap *= 2
         return since
+
+    def _sleep(self, nap: float) -> None:
+        """Sleep, but not for long after close(). An Event would do, if Ctrl-C could not leave it locked."""
+        end = monotonic() + nap
+        while not self._closed and (rest := end - monotonic()) > 0:
+            sleep(min(rest, _LONGEST_SLEEP))
 
     def _look(self) -> bool:
         """Whether there are more lines. StopIteration after close()."""
         with self._looking:
-            found = not self._closed.is_set() and self._advance()
-        if self._closed.is_set():
+            found = not self._closed and self._advance()
+        if self._closed:
             self.close()
             raise StopIteration
         return found

@@ -24,8 +24,8 @@ class ReadWriteLock(KernelLock):
     writer would wait for ever. The kernel keeps no queue between the kinds: readers that always overlap can keep a
     writer waiting.
 
-    There is one instance for each file, unless `is_singleton=False`. `metrics` is as for FileLock. The class of this name in filelock is a database:
-    the two do not exclude each other.
+    There is one instance for each file, unless `is_singleton=False`. `metrics` is as for FileLock. The class of this
+    name in filelock is a database: the two do not exclude each other.
 
     >>> from holdfast import ReadWriteLock
     >>> lock = ReadWriteLock("table.lock")
