@@ -63,6 +63,7 @@ bench: $(VENV)/.installed $(VENV)/.group-bench ## compare with other packages: l
 	$(BIN)/python benchmarks/appends.py
 	$(BIN)/python benchmarks/states.py
 	$(BIN)/python benchmarks/asynchronous.py
+	$(BIN)/python -m pytest --override-ini=timeout=0 benchmarks/test_operations.py
 
 results: $(VENV)/.installed ## make docs/results.md from benchmarks/results.json
 	$(BIN)/python benchmarks/results.py
