@@ -219,8 +219,10 @@ def busy(results: Results) -> str:
     if not load or load[0] <= 1:
         return ""
     return (
-        f"The machine was busy with other things: its load was {load[0]:.1f} before it began. Ratios still mean\n"
-        "something, because the contenders take turns; longest times say little."
+        f"The machine was busy with other things: its load was {load[0]:.1f} before this began, on"
+        f" {results['machine']['usable_cpus']} CPUs. The\n"
+        "contenders take turns, so that ratios still mean something; but longest times say little, and a figure is\n"
+        "far off where others used the disk. Run it again when the machine is quiet."
     )
 
 
