@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class AsyncFileLock(Options, locks.AsyncFileLock):
-    """Holdfast's AsyncFileLock with the arguments, attributes and exceptions of filelock's.
+    """holdfast's AsyncFileLock with the arguments, attributes and exceptions of filelock's.
 
     As there all tasks share one hold of an object, unless `thread_local=True` gives each task its own. Nothing runs in
     an executor: `loop`, `run_in_executor` and `executor` have no effect. `on_acquired` is called in the loop's thread.
@@ -122,12 +122,12 @@ class AsyncFileLock(Options, locks.AsyncFileLock):
 
     @property
     def run_in_executor(self) -> bool:
-        """As it was given. It has no effect: what waits does so in a thread of Holdfast's own."""
+        """As it was given. It has no effect: what waits does so in a thread of holdfast's own."""
         return self._run_in_executor
 
     @property
     def executor(self) -> Executor | None:
-        """As it was given. It has no effect: what waits does so in a thread of Holdfast's own."""
+        """As it was given. It has no effect: what waits does so in a thread of holdfast's own."""
         return self._executor
 
     @executor.setter

@@ -1,4 +1,4 @@
-"""The bridge to the filelock package: Holdfast's locks, where a program expects filelock's.
+"""The bridge to the filelock package: holdfast's locks, where a program expects filelock's.
 
 There are three ways over it: import from here what was imported from filelock; call install(), and whoever imports
 filelock gets these locks; or start a program that need not know of it, with `python -m holdfast.filelock program.py`.
@@ -65,7 +65,7 @@ UNSET_MODE = -1
 
 
 class Timeout(_base.Timeout, filelock.Timeout):  # type: ignore[misc]  # __reduce__ has another type in each
-    """A lock was not acquired in time: Holdfast's Timeout, which `except filelock.Timeout` catches.
+    """A lock was not acquired in time: holdfast's Timeout, which `except filelock.Timeout` catches.
 
     >>> import filelock
     >>> from holdfast.filelock import FileLock
@@ -140,7 +140,7 @@ def _fitting(cls: type[Options], options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Options(_base.BaseLock, metaclass=_Meta):
-    """What filelock's locks have beyond Holdfast's, and what makes ours pass for them."""
+    """What filelock's locks have beyond holdfast's, and what makes ours pass for them."""
 
     _stands_for: ClassVar[type]
     _full_init: ClassVar[Callable[..., None]]
@@ -177,7 +177,7 @@ class Options(_base.BaseLock, metaclass=_Meta):
         inner = sorted({"_acquire", "_release"} & vars(cls).keys())
         if inner:
             raise TypeError(
-                f"{cls.__name__} defines {' and '.join(inner)}, which filelock's locks call and Holdfast's do not; "
+                f"{cls.__name__} defines {' and '.join(inner)}, which filelock's locks call and holdfast's do not; "
                 "override acquire() and release(), or derive it from filelock.BaseFileLock"
             )
 
@@ -358,7 +358,7 @@ class _Telling:
 
 
 class FileLock(BaseFileLock, locks.FileLock):
-    """Holdfast's FileLock with the arguments, attributes and exceptions of filelock's.
+    """holdfast's FileLock with the arguments, attributes and exceptions of filelock's.
 
     `on_acquired` is called with the descriptor of the locked file each time that the lock is acquired and was not held
     before. If it raises, the lock is released again. On Windows the descriptor is good for os.fstat() only.
@@ -454,7 +454,7 @@ _OUR_OWN: tuple[object, object] = FileLock.acquire, FileLock.release
 
 
 class SoftFileLock(BaseFileLock, softlock.SoftFileLock):
-    """Holdfast's SoftFileLock with the arguments, attributes and exceptions of filelock's.
+    """holdfast's SoftFileLock with the arguments, attributes and exceptions of filelock's.
 
     >>> from holdfast.filelock import SoftFileLock
     >>> with SoftFileLock("soft.lock", timeout=10) as lock:
@@ -479,7 +479,7 @@ def __getattr__(name: str) -> Any:
 
 
 class ReadWriteLock(rwlock.ReadWriteLock):
-    """Holdfast's ReadWriteLock, which raises what `except filelock.Timeout` catches.
+    """holdfast's ReadWriteLock, which raises what `except filelock.Timeout` catches.
 
     The class of this name in filelock is a database. The two do not exclude each other: all programs that share a lock
     must change at once, and install() leaves filelock's alone.
@@ -535,7 +535,7 @@ class _Installed:
 
 
 def install() -> _Installed:
-    """Have filelock give out Holdfast's locks, in this process, from now on or while a with block runs.
+    """Have filelock give out holdfast's locks, in this process, from now on or while a with block runs.
 
     FileLock, SoftFileLock and AsyncFileLock are exchanged in filelock itself, and in the modules that are loaded
     already, under whatever names they have them. Classes derived from filelock's before, and locks made before, stay as
