@@ -280,7 +280,9 @@ def tell(number, frame):
     global over
     over |= number == signal.SIGUSR2  # first: the next signal comes in the middle of this as soon as it is told
     os.write(1, signal.Signals(number).name.encode() + b"\\n")
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+for number in (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM
+):
     signal.signal(number, tell)
 os.write(1, b"ready\\n")
 while not over:
@@ -289,7 +291,7 @@ while not over:
 
 
 @posix_only
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGALRM"])
 def test_run_forwards_signals_to_the_command_and_goes_on(name, path):
     with running("run", path, "--", *PYTHON, TELL_SIGNALS) as process:
         for line in "ready", name, "SIGUSR2":
@@ -442,6 +444,20 @@ def test_several_append_at_once(tmp_path):
     assert sorted(JsonlFile(log)) == sorted([*range(5000)] * 2)
 
 
+@posix_only
+def test_append_waits_for_input_also_where_reading_does_not(tmp_path):
+    log = tmp_path / "events.jsonl"
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)  # it belongs to the pipe: any program that shares it may do that
+    with running("append", log, stdin=ours) as process:
+        for number in range(2):
+            os.write(theirs, b"%d\n" % number)
+            eventually(lambda: log.exists() and [*JsonlFile(log)] == [*range(number + 1)])  # noqa: B023
+        os.close(theirs)
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+
+
 def test_append_gives_up_when_the_log_stays_locked(tmp_path):
     log = tmp_path / "events.jsonl"
     if os.name == "nt":
@@ -450,6 +466,7 @@ def test_append_gives_up_when_the_log_stays_locked(tmp_path):
         result = run("append", log, text="1\n", HOLDFAST_TIMEOUT=0.05)
     assert result.returncode == 75
     assert "0 records" in result.stdout
+    assert "dealt with: 0" in result.stdout
     assert str(log) in complaint(result)
 
 

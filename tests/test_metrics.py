@@ -125,6 +125,25 @@ def test_appends_are_counted(tmp_path, name):
     assert (found.records, found.bytes, found.syncs, found.rotations) == (3, 3 * len('{"n":1}\n'), 2, 1)
 
 
+def test_an_append_that_gave_up_is_counted(tmp_path, name):
+    path = tmp_path / "events.jsonl"
+    with held_here(path):
+        for timeout in (0, 0.01):
+            with pytest.raises(Timeout):
+                JsonlFile(path, timeout=timeout, metrics=name).append({"n": 1})
+    assert counted(name).timeouts == 2
+
+
+def test_a_wait_that_a_cancel_check_raised_in_is_counted(path, name):
+    def stop():
+        raise LookupError
+
+    with held_here(path), pytest.raises(LookupError):
+        FileLock(path, metrics=name).acquire(cancel_check=stop)
+    found = counted(name)
+    assert (found.contended, found.timeouts) == (1, 0)
+
+
 def test_a_torn_line_that_was_ended_is_counted(tmp_path, name):
     (tmp_path / "events.jsonl").write_bytes(b'{"n":')
     JsonlFile(tmp_path / "events.jsonl", metrics=name).append({"n": 1})

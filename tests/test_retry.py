@@ -62,6 +62,13 @@ def test_pauses_end_with_the_time():
     assert function.calls >= 2
 
 
+def test_what_on_retry_takes_counts_too():
+    function = Failing(100)
+    with pytest.raises(Timeout):
+        retry(timeout=0.05, on_retry=lambda _number, _error: time.sleep(0.06), **at_once)(function)()
+    assert function.calls == 1
+
+
 def test_other_errors_are_raised_at_once():
     function = Failing(1, LookupError("no"))
     with pytest.raises(LookupError):
@@ -135,6 +142,29 @@ async def test_a_coroutine_function_is_called_again_until_it_succeeds():
 
     assert await work("done") == "done"
     assert function.calls == 3
+
+
+async def test_an_object_with_an_asynchronous_call_is_called_again():
+    function = Failing(2)
+
+    class Work:
+        async def __call__(self, value):
+            return function(value)
+
+    assert await retry(**at_once)(_named(Work()))("done") == "done"
+
+
+def _named(work):
+    work.__name__ = "work"
+    return work
+
+
+def test_a_generator_function_is_refused():
+    def generate():
+        yield 1
+
+    with pytest.raises(TypeError, match="retry inside it"):
+        retry()(generate)
 
 
 async def test_async_for_makes_attempts_without_blocking_the_loop():

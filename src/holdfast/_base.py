@@ -368,14 +368,16 @@ class BaseLock(metaclass=_SingletonMeta):
             rc = self._try(how)
         if rc == _core.BUSY and allowed != 0:
             began = _core.now()
-            rc = self._wait_patiently(
-                how,
-                allowed,
-                self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval),
-                cancel_check,
-            )
-            if self._meter is not None:
-                _core.meter_waited(self._meter, _core.now() - began)
+            try:
+                rc = self._wait_patiently(
+                    how,
+                    allowed,
+                    self._poll_interval if poll_interval is None else resolve_poll_interval(poll_interval),
+                    cancel_check,
+                )
+            finally:
+                if self._meter is not None:
+                    _core.meter_waited(self._meter, _core.now() - began)
         if rc in (_core.BUSY, _core.TIMED_OUT) and self._meter is not None:
             _core.meter_add(self._meter, _core.TIMEOUTS, 1)
         if rc == _core.BUSY:

@@ -199,13 +199,16 @@ def meter_of(name: str | None) -> Meter:
     return meter
 
 
-def read_meters(this_process: bool) -> list[tuple[str, list[int]]]:
-    """The names of all meters, and what they counted."""
+def read_meters(this_process: bool) -> dict[str, list[int]]:
+    """What was counted, by name."""
     name, counts = ffi.new("char[]", lib.HF_METER_NAME), ffi.new("int64_t[]", lib.HF_COUNTERS)
-    found: list[tuple[str, list[int]]] = []
+    found: dict[str, list[int]] = {}
     for index in range(lib.HF_METERS):
         if lib.hf_meter_read(_pool, index, this_process, name, counts):
-            found.append((ffi.string(name).decode(), list(counts)))
+            # There may be two of a name, if a process was stopped in the middle of making the first.
+            more: list[int] = list(counts)
+            total = found.setdefault(ffi.string(name).decode(), [0] * len(more))
+            total[:] = [one + other for one, other in zip(total, more, strict=True)]
     return found
 
 

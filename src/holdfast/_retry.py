@@ -67,16 +67,22 @@ class _Course:
         """How long to wait before the next attempt, in seconds; None when there is none."""
         return self._pause
 
+    def _left(self) -> float:
+        return self._how.timeout - (time.monotonic() - self._began)
+
     def goes_on_after(self, error: BaseException) -> bool:
         """Whether there is another attempt. If it was the last, the error says so."""
-        how, took = self._how, time.monotonic() - self._began
+        how = self._how
         if not isinstance(error, how.errors):
             return False
-        if self._number < how.attempts and took < how.timeout:
+        if self._number < how.attempts and self._left() > 0:
             if how.on_retry is not None:
                 how.on_retry(self._number, error)
-            self._pause = min(how.pause_after(self._number), how.timeout - took)
-            return True
+            left = self._left()  # what on_retry did may have taken long
+            if left > 0:
+                self._pause = min(how.pause_after(self._number), left)
+                return True
+        took = time.monotonic() - self._began
         if sys.version_info >= (3, 11):
             times = "1 attempt" if self._number == 1 else f"{self._number} attempts"
             error.add_note(f"This was the last of {times} in {took:.3g} seconds.")
@@ -152,24 +158,31 @@ class retry:  # noqa: N801 - it reads as a verb
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         from functools import wraps
-        from inspect import iscoroutinefunction
+        from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
-        if iscoroutinefunction(function):
-
-            @wraps(function)
-            async def trying_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                async for attempt in self:
-                    with attempt:
-                        return await function(*args, **kwargs)
-                return None
-
-            return trying_async  # type: ignore[return-value]  # what R is, is what is awaited
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(f"{function!r} does not run when it is called; retry inside it")
+        if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+            again: Callable[P, R] = self._decorated_async(function)
+            return again
 
         @wraps(function)
         def trying(*args: P.args, **kwargs: P.kwargs) -> R:
             for attempt in self:
                 with attempt:
                     return function(*args, **kwargs)
+            raise AssertionError("the last attempt returned or raised")
+
+        return trying
+
+    def _decorated_async(self, function: Any) -> Any:
+        from functools import wraps
+
+        @wraps(function)
+        async def trying(*args: Any, **kwargs: Any) -> Any:
+            async for attempt in self:
+                with attempt:
+                    return await function(*args, **kwargs)
             raise AssertionError("the last attempt returned or raised")
 
         return trying

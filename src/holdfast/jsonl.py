@@ -125,8 +125,9 @@ class JsonlFile:
         self._compress = compress
         flags = (_core.EXACT_MODE if mode != DEFAULT_MODE else 0) | (_core.SYNCED if durable is not False else 0)
         self._log = _core.new_log(self._path, mode, flags, _size("max_bytes", max_bytes), _nanoseconds(max_age))
-        if metrics is not None:
-            _core.measure_log(self._log, _core.meter_of(metrics))
+        self._meter = _core.meter_of(metrics)
+        if self._meter is not None:
+            _core.measure_log(self._log, self._meter)
 
     @property
     def path(self) -> str:
@@ -214,6 +215,8 @@ class JsonlFile:
 
     def _fail(self, rc: int) -> NoReturn:
         """Raise what a result means."""
+        if rc == _core.BUSY and self._meter is not None:  # waits that were too long are counted by the core
+            _core.meter_add(self._meter, _core.TIMEOUTS, 1)
         if rc in (_core.BUSY, _core.TIMED_OUT):
             error = Timeout(self._path, timeout=self._timeout)
             _ = error.holders  # after a wait it costs little to look now, while they still are

@@ -110,7 +110,7 @@ def snapshot(*, this_process: bool = False) -> dict[str, Metrics]:
     >>> metrics.snapshot(this_process=True)["turns"].holds.number
     1
     """
-    return {name: _metrics(counts) for name, counts in _core.read_meters(this_process)}
+    return {name: _metrics(counts) for name, counts in _core.read_meters(this_process).items()}
 
 
 def _metrics(counts: list[int]) -> Metrics:

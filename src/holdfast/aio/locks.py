@@ -257,9 +257,11 @@ class AsyncBaseLock(BaseLock):
             rc = self._try_here(how, owner)
         if rc == _core.BUSY and patience.allowed != 0:
             began = _core.now()
-            rc = await self._wait_in_line(how, owner, patience)
-            if self._meter is not None:
-                _core.meter_waited(self._meter, _core.now() - began)
+            try:
+                rc = await self._wait_in_line(how, owner, patience)
+            finally:
+                if self._meter is not None:
+                    _core.meter_waited(self._meter, _core.now() - began)
         if rc in (_core.BUSY, _core.TIMED_OUT):
             if self._meter is not None:
                 _core.meter_add(self._meter, _core.TIMEOUTS, 1)

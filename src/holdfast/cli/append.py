@@ -37,16 +37,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Append until the input ends, and say how much that was."""
-    log = JsonlFile(options.file, durable=options.durable, encode=bytes)
+    # For ever, unless somebody said otherwise: what has been read from a pipe cannot be given back to it.
+    timeout = None if "HOLDFAST_TIMEOUT" in os.environ else -1.0
+    log = JsonlFile(options.file, durable=options.durable, encode=bytes, timeout=timeout)
     checked = _Checked(options.raw)
+    done, ended = 0, False
     try:
         for lines in _batches():
             log.extend(checked.records(lines))
+            done += len(lines)
         log.close()
+        ended = True
     finally:  # also after an error: whoever is to go on wants to know where
         if sys.stdout is not None:
             appended = log.stats.appends
-            print(f"{appended:,} record{'s' * (appended != 1)} appended to {options.file}")
+            where = "" if ended else f"; lines of the input that were dealt with: {done:,}"
+            print(f"{appended:,} record{'s' * (appended != 1)} appended to {options.file}{where}")
     if checked.refused > _SHOWN:
         say(f"{checked.refused:,} lines of the input are no JSON and were not appended")
     return NO if checked.refused else DONE
@@ -89,13 +95,24 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
+def _read(descriptor: int) -> bytes:
+    """Some more of the input, also when another program has made it one that does not wait."""
+    while True:
+        try:
+            return os.read(descriptor, _PIECE)
+        except BlockingIOError:
+            from select import select
+
+            select([descriptor], [], [])
+
+
 def _batches() -> Iterator[list[bytes]]:
     """The lines of the standard input, as many at a time as there are."""
     if sys.stdin is None:
         raise ValueError("there is no standard input; give this command the lines that are to be appended")
     descriptor = sys.stdin.fileno()
     pieces: list[bytes] = []  # of a line that has not come to its end
-    while piece := os.read(descriptor, _PIECE):
+    while piece := _read(descriptor):
         whole, newline, rest = piece.rpartition(b"\n")
         if newline:
             yield b"".join([*pieces, whole]).split(b"\n")

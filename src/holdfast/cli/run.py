@@ -103,6 +103,7 @@ if sys.platform == "win32":
 else:
     _FORWARDED = {
         signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+        signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGXCPU,
     }  # fmt: skip
     _OF_TERMINALS = {signal.SIGINT, signal.SIGQUIT}  # which a terminal sends to the command as well
 
