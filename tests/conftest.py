@@ -3,10 +3,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would all processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
