@@ -35,6 +35,16 @@ def tell(error: BaseException, happened: bool, what: str) -> None:
         error.add_note(f"When this was cancelled, {what}.")
 
 
+def is_told(error: BaseException) -> bool:
+    """Whether tell() has been called for this very error, and not only for one that it came of.
+
+    >>> from asyncio import CancelledError
+    >>> is_told(CancelledError())
+    False
+    """
+    return hasattr(error, _ATTRIBUTE)
+
+
 def happened(error: BaseException) -> bool | None:
     """Whether what was cancelled had happened nevertheless, as a CancelledError, or the TimeoutError made of it, knows.
 

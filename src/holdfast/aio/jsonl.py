@@ -9,7 +9,7 @@ from holdfast import _core
 from holdfast._base import DEFAULT_MODE
 from holdfast._reading import DEFAULT_POLL_INTERVAL, SHORTEST_NAP, Records
 from holdfast.aio import _threads
-from holdfast.aio._cancelled import happened, tell, until_done
+from holdfast.aio._cancelled import is_told, tell, until_done
 from holdfast.aio._line import AN_AGE, Line, Turn, line_of
 from holdfast.jsonl import POLL, JsonlFile, as_line, as_lines
 
@@ -160,7 +160,7 @@ class AsyncJsonlFile:
             elif file._sync_interval is not None:
                 file._see_to_sync(file._sync_interval)
         except CancelledError as error:
-            if happened(error) is None:
+            if not is_told(error):
                 _tell(error, appended, file)
             raise
 

@@ -217,9 +217,7 @@ class AsyncBaseLock(BaseLock):
 
     def _try_here(self, how: int, owner: Owner) -> int:
         """Acquire the lock for a task if that needs no waiting, and nobody else's turn comes first."""
-        loop, line = self._here
-        if loop is not get_running_loop() or line is None:
-            line = self._line()
+        line = self._line()
         if line.waiting and owner not in self._holds and not line.holds(owner):
             return _core.BUSY
         return self._take(how, owner, line)

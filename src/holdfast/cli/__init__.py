@@ -94,6 +94,18 @@ def say(message: str) -> None:
     print("holdfast:", " ".join(message.split("\n")), file=sys.stderr, flush=True)
 
 
+def patience() -> float:
+    """How many seconds to wait for a lock where the arguments do not say: for ever, or what HOLDFAST_TIMEOUT says.
+
+    >>> from holdfast.cli import patience
+    >>> patience()
+    -1.0
+    """
+    from holdfast._base import default_timeout
+
+    return default_timeout() if "HOLDFAST_TIMEOUT" in os.environ else -1.0
+
+
 def describe(error: Exception) -> str:
     """What happened, to which path.
 

@@ -8,7 +8,7 @@ import sys
 
 from holdfast import JsonlFile
 from holdfast._lines import careful, reason_of
-from holdfast.cli import DONE, NO, say
+from holdfast.cli import DONE, NO, patience, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Append until the input ends, and say how much that was."""
-    # For ever, unless somebody said otherwise: what has been read from a pipe cannot be given back to it.
-    timeout = None if "HOLDFAST_TIMEOUT" in os.environ else -1.0
-    log = JsonlFile(options.file, durable=options.durable, encode=bytes, timeout=timeout)
+    # Not the 10 seconds of other programs: what has been read from a pipe cannot be given back to it.
+    log = JsonlFile(options.file, durable=options.durable, encode=bytes, timeout=patience())
     checked = _Checked(options.raw)
     done, ended = 0, False
     try:

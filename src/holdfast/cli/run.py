@@ -9,8 +9,7 @@ from functools import partial
 from subprocess import Popen
 
 from holdfast import FileLock, Timeout
-from holdfast._base import default_timeout
-from holdfast.cli import say
+from holdfast.cli import patience, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _timeout(options: argparse.Namespace) -> float:
         return 0.0
     if options.timeout is not None:
         return float(options.timeout)
-    return default_timeout() if "HOLDFAST_TIMEOUT" in os.environ else -1.0
+    return patience()
 
 
 def _acquire(lock: FileLock, timeout: float) -> None:
