@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The heavy targets have a short form, which CI runs, and a full one: make test-kills FULL=1
+FULL ?= 0
+export HOLDFAST_FULL := $(FULL)
+
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)

@@ -1,0 +1,141 @@
+"""What the heavy targets ran: rows that they note, the table they end with, and docs/evidence.md made from them.
+
+tools/evidence.py begin test-windows                                 before the target's first row
+tools/evidence.py row test-windows "C core, amd64" --passed 183      what a script counted itself
+tools/evidence.py pytest test-windows "CPython 3.14" report.xml      what pytest counted (--junitxml)
+tools/evidence.py end test-windows                                   the table; its status says whether anything failed
+
+A row counts what passed, failed and was skipped, and may have a note: why something was skipped, or what was counted.
+The rows of a target are in build/evidence/TARGET.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypedDict, cast
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build/evidence"
+
+# The long form of every target: `make TARGET FULL=1`.
+FULL = os.environ.get("HOLDFAST_FULL") == "1"
+
+
+class Row(TypedDict):
+    """One thing that was run."""
+
+    what: str
+    passed: int
+    failed: int
+    skipped: int
+    note: str
+
+
+class Run(TypedDict):
+    """A run of a target."""
+
+    target: str
+    full: bool
+    began: float
+    seconds: float
+    machine: str
+    rows: list[Row]
+
+
+def begin(target: str) -> None:
+    """Start a run of a target: what an earlier one noted is forgotten."""
+    machine = f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}"
+    _write({"target": target, "full": FULL, "began": time.time(), "seconds": 0.0, "machine": machine, "rows": []})
+
+
+def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: int = 0, note: str = "") -> None:
+    """Note what was run, and print it."""
+    run = _read(target)
+    noted: Row = {"what": what, "passed": passed, "failed": failed, "skipped": skipped, "note": note}
+    run["rows"].append(noted)
+    run["seconds"] = round(time.time() - run["began"], 1)
+    _write(run)
+    print(_line(noted, 0), flush=True)
+
+
+def pytest(target: str, what: str, report: str, note: str = "") -> None:
+    """Note what a run of pytest counted, and print why it skipped what it skipped. No report is a failure."""
+    if not Path(report).exists():
+        row(target, what, failed=1, note=note or "it ended before it had a report")
+        return
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    reasons = Counter(_reasons(cases))
+    for reason, times in sorted(reasons.items()):
+        print(f"SKIPPED [{times}] {what}: {reason}")
+    skipped = reasons.total()
+    passed = len(cases) - failed - skipped
+    # A run that collected nothing has shown nothing.
+    row(target, what, passed=passed, failed=failed + (not cases), skipped=skipped, note=note)
+
+
+def end(target: str) -> int:
+    """Print the table of a run, and return how many rows failed."""
+    run = _read(target)
+    width = max((len(each["what"]) for each in run["rows"]), default=0)
+    print(f"\n=== {target}, {'full' if run['full'] else 'short'} form, {run['seconds']:.0f} s")
+    for each in run["rows"]:
+        print(_line(each, width))
+    if not run["rows"]:
+        print("FAILED: nothing was run")
+        return 1
+    return sum(each["failed"] > 0 for each in run["rows"])
+
+
+def _reasons(cases: list[ElementTree.Element]) -> Iterator[str]:
+    for case in cases:
+        skipped = case.find("skipped")
+        if skipped is not None:
+            yield skipped.get("message") or "no reason given"
+
+
+def _line(each: Row, width: int) -> str:
+    verdict = "FAILED" if each["failed"] else "passed" if each["passed"] else "SKIPPED"
+    counts = f"{each['passed']:>8,} passed {each['failed']:>4,} failed {each['skipped']:>5,} skipped"
+    return f"{verdict:8}{each['what']:{width}}  {counts}  {each['note']}".rstrip()
+
+
+def _read(target: str) -> Run:
+    return cast("Run", json.loads((FOLDER / f"{target}.json").read_text(encoding="utf-8")))
+
+
+def _write(run: Run) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+    (FOLDER / f"{run['target']}.json").write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    """Do what a script asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("begin", "row", "pytest", "end"):
+        command = commands.add_parser(name)
+        command.add_argument("target")
+        if name in {"row", "pytest"}:
+            command.add_argument("what")
+            command.add_argument("--note", default="")
+    commands.choices["pytest"].add_argument("report")
+    for count in ("--passed", "--failed", "--skipped"):
+        commands.choices["row"].add_argument(count, type=int, default=0)
+    options = vars(parser.parse_args())
+    actions: dict[str, Callable[..., int | None]] = {"begin": begin, "row": row, "pytest": pytest, "end": end}
+    return min(actions[options.pop("command")](**options) or 0, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
