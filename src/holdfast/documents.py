@@ -21,7 +21,7 @@ from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
 from holdfast._keys import bytes_of, check_suffix, companion_of, is_long, key_of, name_of
 from holdfast._write_behind import Document, Queue
-from holdfast.atomic import write_bytes
+from holdfast.atomic import replacing
 from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
@@ -1007,6 +1007,11 @@ def _read(path: str) -> Contents:
             errno.ELOOP, "a symbolic link is in the place of a document, and is not followed; remove it", path
         )
     return _contents.read(path)
+
+
+def write_bytes(path: str, data: bytes, *, durable: bool) -> None:
+    """Replace a file of a store, which is no link, also when there was none a moment ago."""
+    replacing(path, durable).write(data)
 
 
 def _as_exception(error: BaseException) -> Exception:

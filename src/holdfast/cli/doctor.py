@@ -9,7 +9,7 @@ import tempfile
 from holdfast._filesystem import FileSystem, file_system_of
 from holdfast._trials import Trial, in_words, trials, try_out
 from holdfast.cli import say
-from holdfast.cli._output import as_json, progress
+from holdfast.cli._output import as_json, progress, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     broken = [trial for trial in results if trial.promised and trial.holds is False]
     advice = advise(system, results)
     if options.json:
-        print(
+        show(
             as_json(
                 {
                     "path": options.path,
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     else:
-        print("\n".join(_report(options.path, system, results, advice)))
+        show("\n".join(_report(options.path, system, results, advice)))
     return 1 if broken else 0
 
 
