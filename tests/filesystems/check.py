@@ -455,20 +455,21 @@ def a_save_over_what_one_has_not_seen_is_refused(scene: Scene) -> None:
 
 @behaviour("flock")
 def no_document_is_overwritten_that_one_has_not_seen(scene: Scene) -> None:
-    def count(_: object) -> None:
+    def add(_: object, writer: str) -> None:
         with DocumentStore(scene.path("documents"), timeout=PATIENCE) as store:
-            done = 0
-            while done < 15:
+            number = 0
+            while number < 15:
                 store.refresh()
-                store["count"] = store.get("count", 0) + 1
+                store["entries"] = [*store.get("entries", []), f"{writer}{number}"]
                 try:
                     store.flush()
                 except DocumentConflict:
                     continue
-                done += 1
+                number += 1
 
-    together(count, (), ())
-    assert json.loads(Path(scene.path("documents"), "count.json").read_text(encoding="utf-8")) == 30
+    together(add, ("a",), ("b",))
+    entries = json.loads(Path(scene.path("documents"), "entries.json").read_text(encoding="utf-8"))
+    assert sorted(entries) == sorted(f"{writer}{number}" for writer in "ab" for number in range(15))
 
 
 @behaviour("flock")
