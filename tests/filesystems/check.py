@@ -1,8 +1,8 @@
 """Check on a file system what holdfast promises, and what holdfast doctor says of it.
 
-    check.py NAME HERE [THERE]
+    check.py NAME HERE [THERE]...
 
-NAME says what is expected, see places.py; HERE is a directory; THERE is the same directory reached another way: by
+NAME says what is expected, see places.py; HERE is a directory, and THERE the same directory reached another way: by
 another mount, or as the server sees it. Each behaviour is a function whose name says what is so, and runs in a process
 and a directory of its own. The last line counts. It needs nothing but Python and holdfast.
 """
@@ -189,7 +189,7 @@ def nothing_is_left_of_a_lock_that_was_released(scene: Scene) -> None:
     assert os.listdir(scene.here) == []
 
 
-@behaviour("there", kinds=KINDS)
+@behaviour("another way", kinds=KINDS)
 def it_keeps_out_whoever_comes_another_way_exactly_if_that_is_expected(scene: Scene) -> None:
     here, there = scene.both("the.lock")
     expected = scene.kind not in scene.place.apart
@@ -199,7 +199,7 @@ def it_keeps_out_whoever_comes_another_way_exactly_if_that_is_expected(scene: Sc
         assert excluded == expected, f"held {mine}: {others} was {'not ' * excluded}free"
 
 
-@behaviour("there", "together", kinds=KINDS)
+@behaviour("another way", "together", kinds=KINDS)
 def processes_that_come_two_ways_never_hold_it_at_once(scene: Scene) -> None:
     here, there = scene.both("the.lock")
     take_turns([scene.lock(path) for path in (here, there, here)])
@@ -302,7 +302,7 @@ def a_durable_append_is_there(scene: Scene) -> None:
     assert kills.lines_of(scene.path("log.jsonl")) == [b"0", b"1", b"2"]
 
 
-@behaviour("flock", "there", "together")
+@behaviour("flock", "another way", "together")
 def lines_of_processes_that_come_two_ways_are_there_whole_and_once(scene: Scene) -> None:
     here, there = scene.both("log.jsonl")
     append_together([here, there, here], 100)
@@ -485,7 +485,7 @@ def what_one_store_has_flushed_another_one_reads(scene: Scene) -> None:
     assert dict(DocumentStore(scene.path("documents"))) == {key: key for key in keys}
 
 
-@behaviour("flock", "there", "together")
+@behaviour("flock", "another way", "together")
 def no_change_of_a_state_is_lost_by_those_who_come_two_ways(scene: Scene) -> None:
     here, there = scene.both("state.json")
     together(count_up, (here, 16), (there, 16))

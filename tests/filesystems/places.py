@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 KINDS = ("flock", "ofd", "soft")
 KERNEL = frozenset({"flock", "ofd"})
@@ -23,8 +23,10 @@ class Place:
     lacks: frozenset[str] = frozenset()
     apart: frozenset[str] = frozenset()
     not_so: frozenset[str] = frozenset()
-    perhaps: frozenset[str] = field(default=frozenset())
+    perhaps: frozenset[str] = frozenset()
     says: tuple[str, ...] = ()
+    one_way: bool = False
+    """Whether it must not be changed in two ways at once."""
 
 
 _WELL = "All that holdfast promises is so here."
@@ -35,6 +37,8 @@ PLACES = {
     "xfs": Place("xfs", says=(_WELL,)),
     "btrfs": Place("btrfs", says=(_WELL,)),
     "tmpfs": Place("tmpfs", says=(_WELL, "durable=True means nothing here")),
-    # The other way is the layer below, where nobody is meant to write.
-    "overlay": Place("overlay", apart=KERNEL, says=(_WELL, "locks reach the processes of this container only")),
+    # The other way is a layer of it.
+    "overlay": Place("overlay", apart=KERNEL, says=(_WELL, "the processes of this container only"), one_way=True),
+    "bindfs": Place("fuse", apart=KERNEL, says=_FUSE),
+    "sshfs": Place("fuse.sshfs", apart=KERNEL, says=_FUSE),
 }

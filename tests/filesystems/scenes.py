@@ -46,13 +46,15 @@ class Behaviour:
     kind: str
     needs: frozenset[str]
 
-    def lacking(self, place: Place, there: str) -> str:
+    def lacking(self, place: Place, others: tuple[str, ...]) -> str:
         """Why it cannot be checked, or nothing."""
         missing = sorted(self.needs & place.lacks)
         if missing:
             return f"this file system has none of: {', '.join(missing)}"
-        if "there" in self.needs and not there:
+        if "another way" in self.needs and not others:
             return "there is no other way to this directory"
+        if "together" in self.needs and place.one_way:
+            return "what is written in two ways at once is undefined"
         if "together" in self.needs and (self.kind or "flock") in place.apart:
             return "locks do not reach whoever comes another way, as expected"
         return ""
@@ -70,24 +72,29 @@ class Behaviours(list[Behaviour]):
 
         return add
 
-    def run(self, name: str, place: Place, here: str, there: str = "") -> int:
+    def run(self, name: str, place: Place, here: str, *others: str) -> int:
         """Check them all and print what came of each. The last line counts; returns whether any failed."""
-        passed = failed = skipped = 0
-        for number, each in enumerate(self):
-            reason = each.lacking(place, there)
-            if reason:
-                skipped += 1
-                print(f"SKIPPED {name}: {each.sentence}: {reason}", flush=True)
-                continue
-            folder = f"{number:02}"
-            scene = Scene(os.path.join(here, folder), there and os.path.join(there, folder), place, each.kind)
-            wrong = _wrong(each, scene)
-            passed, failed = passed + (not wrong), failed + bool(wrong)
-            print(f"{'FAILED' if wrong else 'passed'}  {name}: {each.sentence}", flush=True)
-            for line in wrong.splitlines():
-                print(f"    {line}", flush=True)
-        print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped", flush=True)
-        return bool(failed)
+        counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+        number = 0
+        for each in self:
+            reason = each.lacking(place, others)
+            for there in others if "another way" in each.needs and not reason else ("",):
+                number += 1
+                folder = f"{number:02}"
+                scene = Scene(os.path.join(here, folder), os.path.join(there, folder), place, each.kind)
+                wrong = "" if reason else _wrong(each, scene)
+                outcome = "skipped" if reason else "failed" if wrong else "passed"
+                counts[outcome] += 1
+                _tell(outcome, f"{name}: {each.sentence}", reason or (there and f"by {there}"), wrong)
+        print(f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}", flush=True)
+        return bool(counts["failed"])
+
+
+def _tell(outcome: str, what: str, remark: str, wrong: str) -> None:
+    """Print a line, in small letters where all is well, and what is wrong."""
+    print(f"{outcome if outcome == 'passed' else outcome.upper()} {what}{remark and f': {remark}'}", flush=True)
+    for line in wrong.splitlines():
+        print(f"    {line}", flush=True)
 
 
 def _wrong(each: Behaviour, scene: Scene) -> str:
