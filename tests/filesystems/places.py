@@ -1,0 +1,44 @@
+"""What is expected of each file system, so that a surprise in either direction is a failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = ("flock", "ofd", "soft")
+KERNEL = frozenset({"flock", "ofd"})
+NOWHERE_ELSE = "other machines get the same lock"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file system as it should turn out to be.
+
+    `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
+    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock).
+    `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of `not_so` must turn
+    out not to be so, those of `perhaps` may, and its advice must have all of `says`.
+    """
+
+    kind: str
+    lacks: frozenset[str] = frozenset()
+    apart: frozenset[str] = frozenset()
+    not_so: frozenset[str] = frozenset()
+    perhaps: frozenset[str] = frozenset()
+    says: tuple[str, ...] = ()
+    one_way: bool = False
+    """Whether it must not be changed in two ways at once."""
+
+
+_WELL = "All that holdfast promises is so here."
+_FUSE = ("is so for those who use this mount.", "only to this mount")
+
+PLACES = {
+    "ext4": Place("ext4", says=(_WELL,)),
+    "xfs": Place("xfs", says=(_WELL,)),
+    "btrfs": Place("btrfs", says=(_WELL,)),
+    "tmpfs": Place("tmpfs", says=(_WELL, "durable=True means nothing here")),
+    # The other way is a layer of it.
+    "overlay": Place("overlay", apart=KERNEL, says=(_WELL, "the processes of this container only"), one_way=True),
+    "bindfs": Place("fuse", apart=KERNEL, says=_FUSE),
+    "sshfs": Place("fuse.sshfs", apart=KERNEL, says=_FUSE),
+}
