@@ -7,17 +7,14 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import disk
-import promises
 import workload
+from cases import Case, cases_of, check
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import evidence
@@ -25,43 +22,7 @@ import evidence
 TARGET = "test-power-cuts"
 STATES = 5000 if evidence.FULL else 400  # of each workload, at least, if there are so many
 SEED = int(os.environ.get("HOLDFAST_SEED", random.randrange(10**6)))
-PATIENCE = 120  # seconds that a check may take
 BROKEN = evidence.ROOT / "build/power-cuts"  # where states are kept that break a promise
-
-
-@dataclass
-class Case:
-    """A state of the disk, and how many lines the workload had said by then."""
-
-    cut: float
-    tree: disk.Tree
-    said: int
-
-
-def cases_of(recording: disk.Recording, wanted: int, choose: random.Random) -> list[Case]:
-    """Different states, each with all that may have been promised when the disk held it."""
-    cuts = recording.cuts()
-    found: dict[int, Case] = {}
-    for cut in cuts:
-        said = recording.said_before(cut)
-        for tree in disk.states(recording, cut, -(-wanted // len(cuts)), choose):
-            found[hash(frozenset(tree.items()))] = Case(cut, tree, said)  # of the same, the latest: most is promised
-    return list(found.values())
-
-
-def check(name: str, recording: disk.Recording, case: Case, folder: str) -> str:
-    """What is wrong, if anything."""
-    said = [line for _, line in recording.said[: case.said]]
-    with tempfile.TemporaryDirectory(dir=folder) as directory:
-        disk.put(case.tree, directory)
-        signal.alarm(PATIENCE)
-        try:
-            promises.check(name, directory, said)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            return f"{type(error).__name__}: {error}"
-        finally:
-            signal.alarm(0)
-    return ""
 
 
 def check_all(name: str, recording: disk.Recording, cases: list[Case], folder: str) -> Iterator[str]:
@@ -143,7 +104,6 @@ def control(name: str, recording: disk.Recording, folder: str) -> None:
 def main() -> int:
     evidence.begin(TARGET)
     print(f"HOLDFAST_SEED={SEED}")
-    signal.signal(signal.SIGALRM, _too_long)
     # In memory where that is possible: the checks sync what they write, and no disk has to wait for that.
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     chosen = sys.argv[1:] or list(workload.WORKLOADS)
@@ -155,10 +115,6 @@ def main() -> int:
             if name in CONTROLS:
                 control(name, recording, folder)
     return min(evidence.end(TARGET), 1)
-
-
-def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"the check did not end within {PATIENCE} seconds")
 
 
 if __name__ == "__main__":
