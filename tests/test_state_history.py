@@ -300,6 +300,17 @@ def test_half_a_record_that_another_one_follows_is_passed_over(path, state):
     assert state.prune_history(keep_days=1) == 0
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_what_is_saved_after_a_power_cut_that_took_earlier_records_can_be_rebuilt(path, state, lost):
+    for number in range(1, 6):
+        state.save({"n": number, "other": 0})
+    lines = log_of(path).read_bytes().splitlines(keepends=True)
+    lines[lost] = bytes(len(lines[lost]))
+    log_of(path).write_bytes(b"".join(lines))
+    StateFile(path, history=True).save({"n": 6, "other": 0})
+    assert [state.at(revision).data["n"] for revision in (1, 5, 6)] == [1, 5, 6]
+
+
 @pytest.mark.parametrize("line", [b'{"behind":5}', b"[]", b"null", b'{"revision":9,"behind":0,"time":"2x","after":1}'])
 def test_strange_lines_at_the_end_harm_nothing(path, state, line):
     before = state.load()

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from gzip import GzipFile
 
+from holdfast._base import sync_directory
 from holdfast._lines import LogFile, careful, reason_of
 from holdfast._planted import is_planted
 from holdfast._reading import decode_json, opened, whole
@@ -274,7 +275,7 @@ class _Repair:
                 side_file.write(b"\n")
             side_file.flush()
             os.fsync(side_file.fileno())
-        _sync_directory(self.side_file)
+        sync_directory(os.path.dirname(self.side_file))
         return sum(damage.length for damage in damages)
 
     def _remove(self) -> None:
@@ -357,16 +358,6 @@ def _truncate(file: LogFile, size: int) -> None:
             text = "The file was changed during its repair, by a program that does not take the lock; repair it again"
             raise OSError(errno.EBUSY, text, file.text.path)
         os.ftruncate(descriptor, size)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: str) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | _SAFELY)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

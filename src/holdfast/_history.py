@@ -94,6 +94,7 @@ class History:
         self.path = path
         # Not durable: what a power cut takes is missed, and recorded again.
         self._log = JsonlFile(path, timeout=_PATIENCE)
+        self._looked = False
 
     # Writing
 
@@ -108,6 +109,9 @@ class History:
                 errno.EACCES, "the history is somebody else's, who could read it; remove it", self.path
             )
         last = _Record.parse(line or b"")
+        if not self._looked and last is not None and not _has_all(self.path, last, line or b""):
+            last = None
+        self._looked = True
         behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
         records: list[dict[str, Any]] = []
         if before is not None and (last is None or last.after != found):
@@ -274,17 +278,36 @@ def _made_whole(chain: list[bytes]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()  # in ASCII: half of a character can be written so, too
 
 
+def _has_all(path: str, last: _Record, line: bytes) -> bool:
+    """Whether the last state can be rebuilt. A power cut may have taken records before the last one, and left that."""
+    text = Text(path)
+    end = text.status().st_size - len(line)
+    start = max(end - last.head.behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+    chain = [line]
+    if last.head.behind > 0:
+        chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
+    try:
+        return _rebuilt(chain)[1] == last.after
+    except ValueError:
+        return False
+
+
 def _last_line(path: str) -> bytes | None:
     """The last line of a file, empty if there is none or it has no end. None if there is no file."""
     try:
         text = Text(path)
     except FileNotFoundError:
         return None
-    size, length = text.status().st_size, 4096
+    return _line_before(text, text.status().st_size)
+
+
+def _line_before(text: Text, end: int) -> bytes:
+    """The line that ends at a place, empty if none does."""
+    length = 4096
     while True:
-        tail = text.read(max(size - length, 0), min(length, size))
+        tail = text.read(max(end - length, 0), min(length, end))
         start = tail.rfind(b"\n", 0, -1) + 1
-        if start or length >= size:
+        if start or length >= end:
             return tail[start:] if tail.endswith(b"\n") else b""
         length *= 8
 
