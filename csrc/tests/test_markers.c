@@ -333,6 +333,26 @@ static void works_without_hard_links(int error) {
     expect_it_works();
 }
 
+/* As over sshfs, where a link is another inode. */
+static int copying_link(const char *from, const char *to) {
+    char text[64];
+    int source = open(from, O_RDONLY), copy = open(to, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    ssize_t length = source >= 0 && copy >= 0 ? read(source, text, sizeof text) : -1;
+    int rc = length >= 0 && write(copy, text, (size_t)length) == length ? 0 : -1;
+    int error = errno;
+    close(source);
+    close(copy);
+    errno = error;
+    return rc;
+}
+
+static void works_where_a_link_is_another_inode(int variant) {
+    (void)variant;
+    without_unnamed_files();
+    hf_sys_set("link", (void *)copying_link);
+    expect_it_works();
+}
+
 static void says_when_no_name_can_be_given(int error) {
     without_unnamed_files();
     error_to_give = EPERM;
@@ -462,6 +482,7 @@ const check_test markers_tests[] = {
     {"a marker is created without /proc", works_without_proc, 0},
     {"a marker is created without hard links (EPERM)", works_without_hard_links, EPERM},
     {"a marker is created without hard links (EOPNOTSUPP)", works_without_hard_links, EOPNOTSUPP},
+    {"a marker is removed where a link is another inode", works_where_a_link_is_another_inode, 0},
     {"a file system without any way to name a file is reported (EINVAL)", says_when_no_name_can_be_given, EINVAL},
     {"a file system without any way to name a file is reported (ENOSYS)", says_when_no_name_can_be_given, ENOSYS},
     {"nothing is left of a marker that cannot be created", leaves_nothing_when_it_fails, 0},
