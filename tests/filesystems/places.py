@@ -14,7 +14,8 @@ class Place:
     """A file system as it should turn out to be.
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
-    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock).
+    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
+    "replacing" (a file that is replaced is never missing), "inodes" (a file keeps its number under another name).
     `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of `not_so` must turn
     out not to be so, those of `perhaps` may, and its advice must have all of `says`.
     """
@@ -30,7 +31,8 @@ class Place:
 
 
 _WELL = "All that holdfast promises is so here."
-_FUSE = ("is so for those who use this mount.", "only to this mount")
+
+_NO_TMPFILE = frozenset({"unnamed files"})
 
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
@@ -39,6 +41,21 @@ PLACES = {
     "tmpfs": Place("tmpfs", says=(_WELL, "durable=True means nothing here")),
     # The other way is a layer of it.
     "overlay": Place("overlay", apart=KERNEL, says=(_WELL, "the processes of this container only"), one_way=True),
-    "bindfs": Place("fuse", apart=KERNEL, says=_FUSE),
-    "sshfs": Place("fuse.sshfs", apart=KERNEL, says=_FUSE),
+    # These look a file up first, and then open it by its name, which may be another file's by then.
+    "bindfs": Place(
+        "fuse",
+        lacks=frozenset({"replacing"}),
+        apart=KERNEL,
+        not_so=_NO_TMPFILE,
+        perhaps=frozenset({"replacing files"}),
+        says=("locks reach as far as it carries them; with bindfs only to this mount",),
+    ),
+    "sshfs": Place(
+        "fuse.sshfs",
+        lacks=frozenset({"replacing", "inodes"}),
+        apart=KERNEL,
+        not_so=_NO_TMPFILE,
+        perhaps=frozenset({"replacing files"}),
+        says=("sshfs keeps locks to this mount",),
+    ),
 }
