@@ -13,6 +13,9 @@
 #define MODIFIED st_mtim
 #endif
 
+/* How often in a row a free name must be refused, for a file system that has no way to give one. */
+#define REFUSALS 8
+
 static int write_all(int fd, const char *data, size_t length) {
     while (length > 0) {
         ssize_t written = hf__sys.write(fd, data, length);
@@ -85,7 +88,7 @@ static bool was_linked(int fd) {
 }
 
 /* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. */
-static int move_into_place(int fd, const char *scratch, const char *path) {
+static int link_or_rename(int fd, const char *scratch, const char *path) {
     int error = hf__sys.link(scratch, path) == 0 ? 0 : errno;
     if (error == 0 || (error == EEXIST && was_linked(fd)))
         return 0;
@@ -94,6 +97,20 @@ static int move_into_place(int fd, const char *scratch, const char *path) {
     if (hf__sys.rename_new(scratch, path) == 0)
         return 0;
     return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
+}
+
+/* SFTP has no word for a name that is taken, and refuses it like a link that cannot be made. So where that is refused and
+   the name is there, it is taken. If it was removed just now, the next link is made. */
+static int move_into_place(int fd, const char *scratch, const char *path) {
+    struct stat status;
+    for (int i = 0; i < REFUSALS; i++) {
+        int rc = link_or_rename(fd, scratch, path);
+        if (rc != HF_NO_LOCKS)
+            return rc;
+        if (hf__sys.lstat(path, &status) == 0)
+            return HF_BUSY;
+    }
+    return HF_NO_LOCKS;
 }
 
 /* Whether a marker is the one with this record, and not one that somebody else has put in its place. */
