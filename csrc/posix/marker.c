@@ -190,17 +190,22 @@ static int64_t age_of(const struct timespec *written, const struct timespec *now
     return seconds * 1000000000 + (now->tv_nsec - written->tv_nsec);
 }
 
+/* Over a network, nothing is given out of a file that somebody has removed meanwhile. */
+static int read_error(int error) {
+    return error == ESTALE ? -ENOENT : -error;
+}
+
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) {
     struct stat status;
     struct timespec now;
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
-        return -errno;
+        return read_error(errno);
     *age = age_of(&status.MODIFIED, &now);
     ssize_t length;
     do
         length = hf__sys.pread(file, record, capacity, 0); /* wherever the file's position is */
     while (length < 0 && errno == EINTR);
-    return length < 0 ? -errno : (int)length;
+    return length < 0 ? read_error(errno) : (int)length;
 }
 
 /* 0 if the path names the marker, -ENOENT if it names another file or none; what cannot be seen is an error. */
