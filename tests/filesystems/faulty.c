@@ -11,7 +11,7 @@
  *     short=1        a write writes about half
  *     space=N        there is room for N-1 bytes more
  */
-#define FUSE_USE_VERSION 31
+#define FUSE_USE_VERSION 312
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -188,16 +188,31 @@ static int do_utimens(const char *path, const struct timespec times[2], struct f
          file != NULL ? futimens((int)file->fh, times) : utimensat(root, in_root(path), times, AT_SYMLINK_NOFOLLOW));
 }
 
-static int do_readdir(const char *path, void *list, fuse_fill_dir_t fill, off_t offset, struct fuse_file_info *file,
-                      enum fuse_readdir_flags flags) {
-    (void)offset, (void)file, (void)flags;
+static int do_opendir(const char *path, struct fuse_file_info *file) {
     int fd = openat(root, in_root(path), O_RDONLY | O_DIRECTORY);
     DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
     if (directory == NULL)
         return -errno;
-    for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+    file->fh = (uint64_t)(uintptr_t)directory;
+    return 0;
+}
+
+static DIR *directory_of(const struct fuse_file_info *file) {
+    return (DIR *)(uintptr_t)file->fh;
+}
+
+static int do_readdir(const char *path, void *list, fuse_fill_dir_t fill, off_t offset, struct fuse_file_info *file,
+                      enum fuse_readdir_flags flags) {
+    (void)path, (void)offset, (void)flags;
+    rewinddir(directory_of(file));
+    for (struct dirent *entry; (entry = readdir(directory_of(file))) != NULL;)
         fill(list, entry->d_name, NULL, 0, 0);
-    closedir(directory);
+    return 0;
+}
+
+static int do_releasedir(const char *path, struct fuse_file_info *file) {
+    (void)path;
+    closedir(directory_of(file));
     return 0;
 }
 
@@ -348,7 +363,9 @@ static const struct fuse_operations operations = {
     .chown = do_chown,
     .utimens = do_utimens,
     .setxattr = do_setxattr,
+    .opendir = do_opendir,
     .readdir = do_readdir,
+    .releasedir = do_releasedir,
     .fsyncdir = do_fsyncdir,
     .create = do_create,
     .open = do_open,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = ("flock", "ofd", "soft")
 KERNEL = frozenset({"flock", "ofd"})
@@ -14,7 +14,8 @@ class Place:
     """A file system as it should turn out to be.
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
-    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock).
+    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
+    "replacing" (a file that is replaced is never missing), "inodes" (a file keeps its number under another name).
     `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of `not_so` must turn
     out not to be so, those of `perhaps` may, and its advice must have all of `says`.
     """
@@ -30,7 +31,24 @@ class Place:
 
 
 _WELL = "All that holdfast promises is so here."
-_FUSE = ("is so for those who use this mount.", "only to this mount")
+
+_NO_TMPFILE = frozenset({"unnamed files"})
+
+# Its locks are a program's, so that the kernel does not show them.
+_FAULTY = Place(
+    "fuse.faulty",
+    lacks=frozenset({"replacing", "holders"}),
+    not_so=_NO_TMPFILE,
+    perhaps=frozenset({"replacing files", "waiting in the kernel"}),
+    says=("locks reach as far as it carries them",),
+)
+_WITHOUT_FLOCK = frozenset({"locks: flock", "appending"})
+_WITHOUT_LOCKS = replace(
+    _FAULTY,
+    lacks=_FAULTY.lacks | KERNEL,
+    not_so=_NO_TMPFILE | _WITHOUT_FLOCK | {"locks: ofd"},
+    says=("Use SoftFileLock instead of FileLock here.",),
+)
 
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
@@ -39,6 +57,38 @@ PLACES = {
     "tmpfs": Place("tmpfs", says=(_WELL, "durable=True means nothing here")),
     # The other way is a layer of it.
     "overlay": Place("overlay", apart=KERNEL, says=(_WELL, "the processes of this container only"), one_way=True),
-    "bindfs": Place("fuse", apart=KERNEL, says=_FUSE),
-    "sshfs": Place("fuse.sshfs", apart=KERNEL, says=_FUSE),
+    # These look a file up first, and then open it by its name, which may be another file's by then.
+    "bindfs": Place(
+        "fuse",
+        lacks=frozenset({"replacing"}),
+        apart=KERNEL,
+        not_so=_NO_TMPFILE,
+        perhaps=frozenset({"replacing files"}),
+        says=("locks reach as far as it carries them; with bindfs only to this mount",),
+    ),
+    "sshfs": Place(
+        "fuse.sshfs",
+        lacks=frozenset({"replacing", "inodes"}),
+        apart=KERNEL,
+        not_so=_NO_TMPFILE,
+        perhaps=frozenset({"replacing files"}),
+        says=("sshfs keeps locks to this mount",),
+    ),
+    # The file system of faulty.c, which keeps its locks in another: by how it is told to behave.
+    "faulty": _FAULTY,
+    "busy=EACCES": _FAULTY,  # as CIFS does
+    "short=1": _FAULTY,
+    "delay=5": _FAULTY,
+    "deaf=1": _FAULTY,
+    "flock=ENOLCK lock=ENOLCK": _WITHOUT_LOCKS,
+    "flock=ENOSYS lock=ENOSYS": _WITHOUT_LOCKS,
+    "flock=EOPNOTSUPP": replace(_FAULTY, lacks=_FAULTY.lacks | {"flock"}, not_so=_NO_TMPFILE | _WITHOUT_FLOCK),
+    "lock=EINVAL": replace(_FAULTY, lacks=_FAULTY.lacks | {"ofd"}, not_so=_NO_TMPFILE | {"locks: ofd"}),
+    "link=EPERM": replace(_FAULTY, not_so=_NO_TMPFILE | {"hard links"}),
+    "rename2=EINVAL": _FAULTY,
+    "link=ENOSYS symlink=ENOSYS rename2=ENOSYS": replace(
+        _FAULTY, lacks=_FAULTY.lacks | {"names"}, not_so=_NO_TMPFILE | {"hard links", "locks: soft"}
+    ),
+    "fsyncdir=EINVAL": _FAULTY,
+    "fsync=ENOSYS": _FAULTY,
 }

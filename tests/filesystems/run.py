@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mounts
 from mounts import Mounted
+from places import PLACES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -32,6 +33,9 @@ PLAIN: dict[str, Mounted] = {
     "bindfs": mounts.bindfs,
     "sshfs": mounts.sshfs,
 }
+
+# What the file system of faulty.c is told, which is its name in places.py, too.
+FAULTY = ["", *[name for name in PLACES if "=" in name]]
 
 
 @contextmanager
@@ -79,6 +83,12 @@ def main() -> int:
     for name, mounted in PLAIN.items():
         if not chosen or name in chosen:
             check("check.py", name, name, mounted)
+    with scratch() as folder:
+        program = mounts.build_faulty(folder)
+        for faults in FAULTY:
+            if not chosen or "faulty" in chosen or faults in chosen:
+                mounted = partial(mounts.faulty, program, faults=faults)
+                check("check.py", faults or "faulty", f"FUSE, {faults or 'faultless'}", mounted)
     return min(evidence.end(TARGET), 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,11 +106,20 @@ def _wrong(each: Behaviour, scene: Scene) -> str:
             process.result()
     except Failed as error:
         return str(error).strip()
-    left = _litter(scene.here)
-    return f"left behind: {', '.join(left)}" if left else ""
+    end = time.monotonic() + PATIENCE
+    while left := _litter(scene.here):
+        if time.monotonic() > end or not any(map(_goes_by_itself, left)):
+            return f"left behind: {', '.join(left)}"
+        time.sleep(0.01)
+    return ""
 
 
 def _litter(folder: str) -> list[str]:
-    """Temporary files that nobody has removed, also those that a file system makes of open ones that are removed."""
+    """Temporary files that nobody has removed."""
     found = [name for _, _, names in os.walk(folder) for name in names]
-    return [name for name in found if name.endswith((".tmp", ".new")) or name.startswith((".fuse_hidden", ".nfs"))]
+    return [name for name in found if name.endswith((".tmp", ".new")) or _goes_by_itself(name)]
+
+
+def _goes_by_itself(name: str) -> bool:
+    """Whether a file is one that was removed while it was open, and that its file system forgets some time after."""
+    return name.startswith((".fuse_hidden", ".nfs"))
