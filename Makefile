@@ -15,7 +15,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-hostile test-wheel \
 	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -45,6 +45,9 @@ test-c-windows: ## the C tests built for Windows, under Wine
 
 stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
 	$(BIN)/python -m pytest tests/stress/*.py
+
+test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
+	bash tools/test_hostile.sh $(BIN)
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
