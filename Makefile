@@ -15,8 +15,8 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-kills test-wheel \
-	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
+HASH := \#
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.* $(HASH)$(HASH) .*/\1/p' Makefile)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ test-c-windows: ## the C tests built for Windows, under Wine
 
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
+
+test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
+	bash tools/test_hostile.sh $(BIN)
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
