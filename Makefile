@@ -15,7 +15,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-faults test-wheel \
 	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -45,6 +45,10 @@ test-c-windows: ## the C tests built for Windows, under Wine
 
 stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
 	$(BIN)/python -m pytest tests/stress/*.py
+
+test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
+	bash tools/need.sh strace=strace
+	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
