@@ -49,6 +49,10 @@ test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
 
+test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
+	bash tools/need.sh strace=strace
+	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel

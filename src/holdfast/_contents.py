@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from holdfast._core import open_for_reading, read_error
+from holdfast._core import Naming, close_quietly, open_for_reading, read_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,15 +58,22 @@ def read(path: str) -> Contents:
     except FileNotFoundError:
         return MISSING
     try:
-        before = os.fstat(descriptor)
-        room = before.st_size + 1
-        pieces = [os.read(descriptor, room)]
-        while len(pieces[-1]) == room:  # it has grown since
-            pieces.append(os.read(descriptor, room))
+        with Naming(path):
+            before = os.fstat(descriptor)
+            data = _read_all(descriptor, before.st_size)
     finally:
-        os.close(descriptor)
+        close_quietly(descriptor)
     # The stamp is from before: what changes while it is read will not be recognised.
-    return Contents(b"".join(pieces), _stamp(before) if _is_settled(before) else None)
+    return Contents(data, _stamp(before) if _is_settled(before) else None)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """What is in a file that had this size a moment ago."""
+    data = os.read(descriptor, size + 1)
+    # It may have grown; and a read may give less than there is, where a network is between.
+    while len(data) != size and (piece := os.read(descriptor, size + 1)):
+        data += piece
+    return data
 
 
 def fingerprint(data: bytes | None) -> str:
