@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import os
 import shutil
@@ -38,6 +39,29 @@ def public_directory() -> Iterator[Path]:
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+def _makes_symlinks() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link")
+        try:
+            os.symlink("nowhere", link)
+        except OSError:  # on Windows only administrators may
+            return False
+        return os.path.islink(link)  # Wine 8 says that it made one, and did not
+
+
+needs_symlinks = pytest.mark.skipif(not _makes_symlinks(), reason="no symbolic links can be made here")
+
+# Wine runs the programs of Windows, but not all is as there. What it cannot do is listed here, and nowhere else.
+UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
+
+def _wine_cannot(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(UNDER_WINE, reason=f"Wine cannot {reason}")
+
+
+frees_names_of_open_files = _wine_cannot("free the name of a file that is removed while it is open")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import posix_only
+from conftest import frees_names_of_open_files, posix_only
 from holdfast import FileLock, JsonlFile, Timeout
 from support import ALARMS, PATIENCE, Child, eventually, held_elsewhere
 
@@ -644,6 +644,7 @@ def test_a_number_is_not_used_twice(path):
     assert log.rotate() == str(path.with_name("events.00000042.jsonl"))
 
 
+@frees_names_of_open_files
 def test_rotation_by_others_is_noticed(path):
     log = JsonlFile(path)
     log.append(1)

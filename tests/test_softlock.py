@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import linux_only, posix_only
+from conftest import frees_names_of_open_files, linux_only, posix_only
 from faults import interposed
 from holdfast import SoftFileLock, Timeout
 from support import ALARMS, PATIENCE, Child, eventually, in_another_thread
@@ -816,6 +816,7 @@ def test_release_does_nothing_when_somebody_removed_the_file(path):
         assert os.path.exists(path)
 
 
+@frees_names_of_open_files
 def test_release_does_not_remove_a_file_that_came_in_place_of_ours(path):
     lock = SoftFileLock(path)
     lock.acquire()

@@ -83,29 +83,13 @@ memcheck() {
 }
 
 under_wine() {
-    local gcc=x86_64-w64-mingw32-gcc wine server
+    local gcc=x86_64-w64-mingw32-gcc target
     need "$gcc" "mingw-w64"
-    # Debian keeps wine64 and wineserver off the PATH.
-    PATH=$PATH:/usr/lib/wine:/usr/lib/x86_64-linux-gnu/wine
-    wine=$(command -v wine64 || command -v wine || true)
-    server=$(command -v wineserver64 || command -v wineserver || true)
-    [ -n "$wine" ] && [ -n "$server" ] || { echo "run.sh: wine is missing (wine64)" >&2; exit 2; }
-
     "$gcc" -O2 -static "${windows[@]}" -o "$out/ctests.exe" "${core[@]}" "${win32[@]}" "${tests[@]}" -ladvapi32
     for target in x86_64-windows-gnu aarch64-windows-gnu x86-windows-gnu; do
         compile_only "$target" win32 "${windows[@]}"
     done
-
-    export WINEPREFIX=$PWD/$out/wine WINEARCH=win64 WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml=;winedbg.exe=d"
-    # shellcheck disable=SC2064
-    trap "'$server' -k || true" EXIT
-    if [ ! -d "$WINEPREFIX" ]; then
-        say "making a Windows 10"
-        timeout 120 "$wine" wineboot -i </dev/null >/dev/null 2>&1 || true
-        timeout 120 "$wine" winecfg -v win10 </dev/null >/dev/null 2>&1 || true
-    fi
-    # A console program under Wine wants no terminal, and its output in a pipe.
-    timeout 600 "$wine" "$out/ctests.exe" </dev/null 2>&1 | cat
+    timeout -k 5 600 bash tools/wine.sh "$out/wine" "$out/ctests.exe"
 }
 
 case $mode in

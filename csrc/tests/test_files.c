@@ -432,6 +432,20 @@ static void a_file_pending_deletion_is_busy(int variant) {
     CHECK_IS(try_path(path, 0), 0);
 }
 
+static void a_replaced_file_is_open_to_all(int variant) {
+    (void)variant;
+    const char *path = test_path("settings"), *scratch = test_path("scratch");
+    int64_t file;
+    write_file(path, "old");
+    CHECK_IS(hf_create(scratch, 0666, &file), 0);
+    CHECK_IS(hf_replace(file, scratch, path, 0), 0);
+    /* Like open() of C and Python, which share no deletion; and `file` is still open. */
+    HANDLE reader = CreateFileA(path, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, 0, NULL);
+    CHECK(reader != INVALID_HANDLE_VALUE);
+    CloseHandle(reader);
+    CloseHandle((HANDLE)(intptr_t)file);
+}
+
 static void locks_a_read_only_file(int variant) {
     (void)variant;
     const char *path = test_path("lock");
@@ -581,6 +595,7 @@ const check_test files_tests[] = {
     {"an open lock file can be neither removed nor renamed", an_open_file_stays, 0},
     {"a file that somebody has open to move it counts as busy", a_file_being_moved_is_busy, 0},
     {"a file that is pending deletion counts as busy", a_file_pending_deletion_is_busy, 0},
+    {"a file that was just replaced can be opened like any other", a_replaced_file_is_open_to_all, 0},
     {"a read-only file can be locked", locks_a_read_only_file, 0},
     {"a reserved name is refused", refuses_a_device, 0},
     {"a file for its owner alone is created", creates_for_the_owner_alone, 0},

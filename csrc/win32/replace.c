@@ -18,8 +18,8 @@ int hf_create(const char *path, unsigned mode, int64_t *opened) {
     int rc = hf__path_convert(path, &wide);
     if (rc != 0)
         return rc;
-    HANDLE file = hf__file_create(wide.text, GENERIC_READ | GENERIC_WRITE | DELETE | WRITE_DAC, HF__SHARE_ALL, 0, mode,
-                                  (mode & 077) == 0);
+    HANDLE file =
+        hf__file_create(wide.text, GENERIC_READ | GENERIC_WRITE | WRITE_DAC, HF__SHARE_ALL, 0, mode, (mode & 077) == 0);
     if (file == INVALID_HANDLE_VALUE)
         return hf__open_error(wide.text);
     *opened = (int64_t)(intptr_t)file;
@@ -60,8 +60,10 @@ static int take_over(const WCHAR *path, HANDLE file) {
     return copy_access(path, file);
 }
 
-/* Rename the open file to a name that others may have open. False where the system or file system cannot. */
-static bool rename_open_file(HANDLE file, const WCHAR *path) {
+/* Rename a file to a name that others may have open. False where the system or file system cannot. Whoever opens the new
+   name like an ordinary file, without sharing deletion, is refused as long as somebody has it open with DELETE access: so
+   this handle exists no longer than the renaming. */
+static bool rename_over(const WCHAR *scratch, const WCHAR *path) {
     union {
         FILE_RENAME_INFO info;
         BYTE room[sizeof(FILE_RENAME_INFO) + sizeof(hf__path)];
@@ -73,11 +75,17 @@ static bool rename_open_file(HANDLE file, const WCHAR *path) {
         return false;
     *(DWORD *)(void *)order.room = REPLACE | POSIX_SEMANTICS; /* in the place of ReplaceIfExists */
     order.info.FileNameLength = length * (DWORD)sizeof(WCHAR);
-    return hf__sys.SetFileInformationByHandle(file, RENAME_EX, &order, sizeof order);
+    HANDLE file = hf__sys.CreateFileW(scratch, DELETE | SYNCHRONIZE, HF__SHARE_ALL, NULL, OPEN_EXISTING,
+                                      FILE_FLAG_OPEN_REPARSE_POINT, NULL);
+    if (file == INVALID_HANDLE_VALUE)
+        return false;
+    bool renamed = hf__sys.SetFileInformationByHandle(file, RENAME_EX, &order, sizeof order);
+    hf__file_close(file);
+    return renamed;
 }
 
-static int put_in_place(HANDLE file, const WCHAR *scratch, const WCHAR *path, int flags) {
-    if (!(flags & HF_NO_REPLACE) && rename_open_file(file, path))
+static int put_in_place(const WCHAR *scratch, const WCHAR *path, int flags) {
+    if (!(flags & HF_NO_REPLACE) && rename_over(scratch, path))
         return 0;
     DWORD how =
         (flags & HF_NO_REPLACE ? 0 : MOVEFILE_REPLACE_EXISTING) | (flags & HF_DURABLE ? MOVEFILE_WRITE_THROUGH : 0);
@@ -94,5 +102,5 @@ int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
         rc = take_over(to.text, handle);
     if (rc == 0 && (flags & HF_DURABLE) && !hf__sys.FlushFileBuffers(handle))
         rc = hf__error(GetLastError());
-    return rc == 0 ? put_in_place(handle, from.text, to.text, flags) : rc;
+    return rc == 0 ? put_in_place(from.text, to.text, flags) : rc;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 
 from holdfast._native import ffi, lib
 
@@ -309,6 +310,19 @@ def _descriptor_of(opened: int) -> int:
     return opened
 
 
+_PATIENCE = 2.0
+"""Seconds for which a file that another program has is tried again, on Windows: scanners are done with it by then."""
+
+
+def patiently(call: Callable[[], int], *in_use: int) -> int:
+    """The result of a call; on Windows that of a later try, while the results say that the file is in use."""
+    end, nap = deadline(_PATIENCE), 0.001
+    while (rc := call()) in in_use and os.name == "nt" and now() < end:
+        time.sleep(nap)
+        nap = min(nap * 2, 0.1)
+    return rc
+
+
 def remove_file(path: str) -> int:
     """Remove a file."""
     rc: int = lib.hf_remove(encode(path))
@@ -317,8 +331,10 @@ def remove_file(path: str) -> int:
 
 def open_for_reading(path: str, error: Callable[[int, str], OSError]) -> int:
     """A descriptor of a regular file, which others may append to, rename and remove while it is open."""
-    opened = ffi.new("int64_t *")
-    rc: int = lib.hf_open_to_read(encode(path), opened)
+    raw, opened = encode(path), ffi.new("int64_t *")
+    rc: int = lib.hf_open_to_read(raw, opened)
+    if rc == BUSY:
+        rc = patiently(lambda: lib.hf_open_to_read(raw, opened), BUSY)
     if rc != 0:
         raise error(rc, path)
     return _descriptor_of(opened[0])
@@ -413,6 +429,7 @@ _OUTCOMES: dict[int, tuple[int, str]] = {
 
 # The same, of a log.
 _LOG_OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_BUSY: (errno.EACCES, "another program keeps the file for itself, so it cannot be read; close it there"),
     lib.HF_SYMLINK: (
         errno.ELOOP,
         "the log is a symbolic link, which is never followed because whoever made it would choose the file; "
@@ -471,6 +488,7 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
 
 # The same, of a file that is only read.
 _READ_OUTCOMES: dict[int, tuple[int, str]] = {
+    lib.HF_BUSY: (errno.EACCES, "another program keeps the file for itself, so it cannot be read; close it there"),
     lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file but a FIFO, a device or a socket; name another"),
     -errno.EACCES: (errno.EACCES, "no permission to read this file; ask for it, or name another"),
 }

@@ -34,10 +34,6 @@ else:
         __class_getitem__ = classmethod(type(list[int]))
 
 
-_PATIENCE = 2.0
-"""Seconds for which a file that another program has open is tried again, on Windows: scanners are done with it then."""
-
-
 class AtomicFile(_OfKind["Kind"]):
     """What atomic_write() returns: a context manager that gives the file to write to."""
 
@@ -143,14 +139,9 @@ class AtomicFile(_OfKind["Kind"]):
         if self._file is not None:
             with self._naming_the_file():
                 self._file.close()  # which writes what is left in its buffer
-        deadline, nap = _core.deadline(_PATIENCE), 0.001
-        while True:
-            rc = self._new.replace(self._scratch, self._target, self._flags)
-            in_use = os.name == "nt" and rc in (_core.BUSY, -errno.EACCES)
-            if not in_use or _core.now() >= deadline:
-                break
-            time.sleep(nap)
-            nap = min(nap * 2, 0.1)
+        rc = _core.patiently(
+            lambda: self._new.replace(self._scratch, self._target, self._flags), _core.BUSY, -errno.EACCES
+        )
         if rc in (0, _core.NOT_DURABLE):
             self._scratch = ""
         self._check(rc)
