@@ -53,7 +53,7 @@ static int sys_birth_time(int fd, struct timespec *born) {
 #if defined(__linux__) && defined(SYS_statx) && defined(STATX_BTIME)
     struct statx status;
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &status) == 0 && (status.stx_mask & STATX_BTIME)) {
-        *born = (struct timespec){.tv_sec = (time_t)status.stx_btime.tv_sec, .tv_nsec = status.stx_btime.tv_nsec};
+        *born = (struct timespec){.tv_sec = (time_t)status.stx_btime.tv_sec, .tv_nsec = (long)status.stx_btime.tv_nsec};
         return 0;
     }
 #elif defined(__APPLE__)

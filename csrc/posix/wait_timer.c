@@ -20,15 +20,16 @@ static void wake(int number) {
 }
 
 /* A signal that is ours: one that has our handler, or that nobody handles and gets it now. 0 when there is none. Asked
-   anew for each wait, because others may install handlers at any time. */
+   anew for each wait, because others may install handlers at any time. Never one of the last two: a program that QEMU
+   runs for another processor may ask for their handlers, but cannot get them. */
 static int wake_signal(void) {
-    for (int number = SIGRTMAX; number >= SIGRTMIN; number--) {
+    for (int number = SIGRTMAX - 2; number >= SIGRTMIN; number--) {
         struct sigaction current;
-        if (hf__sys.sigaction(number, NULL, &current) != 0)
+        if (hf__sys.sigaction(number, NULL, &current) != 0 || ((unsigned)current.sa_flags & SA_SIGINFO))
             continue;
-        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == wake)
+        if (current.sa_handler == wake)
             return number;
-        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == SIG_DFL) {
+        if (current.sa_handler == SIG_DFL) {
             struct sigaction ours = {.sa_handler = wake};
             if (hf__sys.sigaction(number, &ours, NULL) == 0)
                 return number;
