@@ -46,6 +46,10 @@ test-c-windows: ## the C tests built for Windows, under Wine
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
 
+test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in an emulated machine
+	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
+	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)
+
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
 

@@ -50,6 +50,10 @@ _WITHOUT_LOCKS = replace(
     says=("Use SoftFileLock instead of FileLock here.",),
 )
 
+_NFS4 = Place("nfs4", not_so=_NO_TMPFILE)
+_NFS3 = Place("nfs", not_so=_NO_TMPFILE)
+_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE)
+
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
     "xfs": Place("xfs", says=(_WELL,)),
@@ -74,6 +78,15 @@ PLACES = {
         perhaps=frozenset({"replacing files"}),
         says=("sshfs keeps locks to this mount",),
     ),
+    # Those of an emulated machine, see ../machine. A server's own programs see the locks of its clients as far as said.
+    "nfs4.2": _NFS4,
+    "nfs4.2 and its server": replace(_NFS4, apart=frozenset({"flock"})),
+    "nfs3": _NFS3,
+    "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
+    "nfs3 nolock": replace(_NFS3, apart=KERNEL),
+    "cifs": _CIFS,
+    "cifs nobrl": _CIFS,
+    "vfat": Place("vfat", lacks=frozenset({"permissions"}), not_so=_NO_TMPFILE | {"hard links"}),
     # The file system of faulty.c, which keeps its locks in another: by how it is told to behave.
     "faulty": _FAULTY,
     "busy=EACCES": _FAULTY,  # as CIFS does
