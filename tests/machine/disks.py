@@ -1,4 +1,4 @@
-"""Power cuts on ext4, xfs and btrfs: the kernel records what a workload writes, and any state of the disk is made again.
+"""Power cuts on ext4, xfs and btrfs: the kernel records what a workload writes, and any state of the disk comes again.
 
 The workloads, and what they were promised, are those of the simulation: ../power_cuts/workload.py and promises.py.
 """
