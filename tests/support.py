@@ -175,6 +175,21 @@ def until_it_waits(child: Child, path: object) -> None:
         time.sleep(0.05)
 
 
+BINARY = getattr(os, "O_BINARY", 0)  # without which Windows translates the ends of lines
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """What os.pread() reads, where that exists."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """What os.pwrite() writes, where that exists."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    os.write(descriptor, data)
+
+
 def increment(path: str) -> None:
     """Add one to the number in a file, in steps that only a lock keeps together. A missing file means 0."""
     try:

@@ -164,6 +164,12 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_74(tmp_path):
     assert "create it" in complaint(result)
 
 
+def test_other_programs_get_utf8_and_newlines_on_every_system(tmp_path):
+    JsonlFile(tmp_path / "events.jsonl").append("grüße")
+    words = [*HOLDFAST, "tail", str(tmp_path / "events.jsonl")]
+    assert subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout == '"grüße"\n'.encode()
+
+
 def test_an_output_that_nobody_reads_ends_the_command_quietly(tmp_path):
     log = tmp_path / "events.jsonl"
     JsonlFile(log).extend(range(100_000))
