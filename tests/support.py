@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
-PATIENCE = 60  # seconds after which what a test waits for will not come; no test measures with it
+UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
+# Seconds after which what a test waits for will not come; no test measures with it. Wine starts programs slowly.
+PATIENCE = 300 if UNDER_WINE else 60
 
 
 class Child:
@@ -119,6 +123,16 @@ def held_here(path: object) -> Iterator[Callable[[], None]]:
         yield lock.release
     finally:
         lock.close()
+
+
+@contextmanager
+def log_held_here(path: object) -> Iterator[Callable[[], None]]:
+    """This thread keeps the log at `path` locked, as who repairs it does, until it calls what it gets."""
+    from holdfast import JsonlFile, _core
+
+    log = JsonlFile(str(path))
+    with log._locked():
+        yield lambda: _core.unlock_log(log._log)
 
 
 async def started(*coroutines: Coroutine[Any, Any, R]) -> list[Task[R]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import holdfast.cli
-from conftest import linux_only, posix_only
+from conftest import linux_only, posix_only, replaces_open_files
 from holdfast import JsonlFile, StateFile
 from holdfast.cli import COMMANDS, main
 from support import PATIENCE, eventually, held_elsewhere, is_free, until_it_waits
@@ -657,6 +657,7 @@ def test_verify_shows_its_progress_on_a_terminal(log):
     assert f"{log.name} [####" in text  # the beginning of a long path gives way to the bar
 
 
+@replaces_open_files
 def test_repair_moves_damage_aside(damaged):
     result = run("repair", damaged)
     assert result.returncode == 0
@@ -665,6 +666,7 @@ def test_repair_moves_damage_aside(damaged):
     assert run("verify", damaged).returncode == 0
 
 
+@replaces_open_files
 def test_repair_reports_as_json(damaged):
     report = json.loads(run("repair", "--json", damaged).stdout)
     assert report["moved"] == 4
