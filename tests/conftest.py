@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import os
 import shutil
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support import UNDER_WINE
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would all processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -54,13 +55,14 @@ def _makes_symlinks() -> bool:
 needs_symlinks = pytest.mark.skipif(not _makes_symlinks(), reason="no symbolic links can be made here")
 
 # Wine runs the programs of Windows, but not all is as there. What it cannot do is listed here, and nowhere else.
-UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 
 def _wine_cannot(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(UNDER_WINE, reason=f"Wine cannot {reason}")
 
 
+replaces_open_files = _wine_cannot("replace a file that is open, as Windows can by the semantics of POSIX")
+tells_msvcrt_of_locks = _wine_cannot("say by msvcrt.locking() that a file is locked: its errno is 0")
 frees_names_of_open_files = _wine_cannot("free the name of a file that is removed while it is open")
 
 

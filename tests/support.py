@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
-PATIENCE = 60  # seconds after which what a test waits for will not come; no test measures with it
+UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
+# Seconds after which what a test waits for will not come; no test measures with it. Wine starts programs slowly.
+PATIENCE = 300 if UNDER_WINE else 60
 
 
 class Child:
@@ -121,6 +125,16 @@ def held_here(path: object) -> Iterator[Callable[[], None]]:
         lock.close()
 
 
+@contextmanager
+def log_held_here(path: object) -> Iterator[Callable[[], None]]:
+    """This thread keeps the log at `path` locked, as who repairs it does, until it calls what it gets."""
+    from holdfast import JsonlFile, _core
+
+    log = JsonlFile(str(path))
+    with log._locked():
+        yield lambda: _core.unlock_log(log._log)
+
+
 async def started(*coroutines: Coroutine[Any, Any, R]) -> list[Task[R]]:
     """Tasks that have run as far as they can."""
     from asyncio import create_task, sleep
@@ -173,6 +187,21 @@ def until_it_waits(child: Child, path: object) -> None:
         eventually(lambda: any(holder.waiting and holder.pid == child.pid for holder in holders(str(path))))
     else:
         time.sleep(0.05)
+
+
+BINARY = getattr(os, "O_BINARY", 0)  # without which Windows translates the ends of lines
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """What os.pread() reads, where that exists."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """What os.pwrite() writes, where that exists."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    os.write(descriptor, data)
 
 
 def increment(path: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from conftest import posix_only
 from holdfast import DamagedLine, JsonlFile, Timeout
 from holdfast.aio import AsyncJsonlFile, happened
-from support import PATIENCE, Child, held_here, started
+from support import PATIENCE, Child, log_held_here, started
 
 pytestmark = pytest.mark.usefixtures("loop_kind")
 
@@ -58,7 +58,7 @@ async def test_an_append_does_not_give_the_loop_back(log):
 
 async def test_tasks_append_in_their_order_after_a_wait(path, log):
     await log.append({"n": -1})
-    with held_here(path) as release:
+    with log_held_here(path) as release:
         tasks = await started(*[log.append({"n": n}) for n in range(200)])
         assert len(lines(path)) == 1
         release()
@@ -68,7 +68,7 @@ async def test_tasks_append_in_their_order_after_a_wait(path, log):
 
 async def test_a_thousand_tasks_that_wait_share_one_thread(path, log):
     await log.append({"n": 0})
-    with held_here(path) as release:
+    with log_held_here(path) as release:
         tasks = await started(*[log.append({"n": n}) for n in range(1000)])
         assert sum(thread.name == "holdfast-aio" for thread in threading.enumerate()) == 1
         release()
@@ -102,7 +102,7 @@ async def test_many_processes_loops_and_tasks_lose_nothing(path):
 async def test_a_wait_ends_when_its_time_is_over(path):
     log = AsyncJsonlFile(path, timeout=0.02)
     await log.append({"n": 1})
-    with held_here(path):
+    with log_held_here(path):
         results = await asyncio.gather(*[log.append({"n": 2}) for _ in range(3)], return_exceptions=True)
     assert [type(result) for result in results] == [Timeout] * 3
     assert lines(path) == [{"n": 1}]
@@ -113,7 +113,7 @@ async def test_a_wait_ends_when_its_time_is_over(path):
 async def test_with_timeout_0_nobody_waits(path):
     log = AsyncJsonlFile(path, timeout=0)
     await log.append({"n": 1})
-    with held_here(path), pytest.raises(Timeout):
+    with log_held_here(path), pytest.raises(Timeout):
         await log.append({"n": 2})
 
 
@@ -194,7 +194,7 @@ async def test_durable_from_time_to_time_syncs_by_itself(path):
 
 async def test_an_append_that_is_cancelled_while_it_waits_has_not_happened_and_says_so(path, log):
     await log.append({"n": 0})
-    with held_here(path) as release:
+    with log_held_here(path) as release:
         tasks = await started(*[log.append({"n": n}) for n in range(1, 4)])
         for task in tasks[:2]:  # one that a thread waits for, and one behind it
             task.cancel()
@@ -256,7 +256,7 @@ async def test_what_cancelled_appends_say_is_true(path, durable):
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() came with Python 3.11")
 async def test_the_error_of_asyncio_timeout_says_it_too(path, log):
     await log.append({"n": 0})
-    with held_here(path):
+    with log_held_here(path):
         with pytest.raises(TimeoutError) as raised:
             async with asyncio.timeout(0.01):
                 await log.append({"n": 1})
@@ -278,7 +278,7 @@ async def test_a_second_append_that_is_cancelled_speaks_for_itself(path):
             except asyncio.CancelledError as second:
                 told.append(happened(second))
 
-    with held_here(path) as release:
+    with log_held_here(path) as release:
         (task,) = await started(work())
         task.cancel()
         while not told:

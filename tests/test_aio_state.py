@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from conftest import needs_symlinks
 from holdfast import FileLock, StateConflict, StateFile, Timeout, _contents
 from holdfast.aio import AsyncJsonlFile, AsyncStateFile, happened
 from support import Child, held_here, started
@@ -209,9 +210,8 @@ class Settings:
     size: int = 1
 
 
+@needs_symlinks
 async def test_links_lead_to_one_lock(tmp_path):
-    if os.name != "posix":
-        pytest.skip("links need a privilege on Windows")
     os.symlink(tmp_path / "state.json", tmp_path / "link.json")
     a, b = AsyncStateFile(tmp_path / "state.json"), AsyncStateFile(tmp_path / "link.json")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import holdfast.cli
-from conftest import linux_only, posix_only
+from conftest import linux_only, posix_only, replaces_open_files
 from holdfast import JsonlFile, StateFile
 from holdfast.cli import COMMANDS, main
 from support import PATIENCE, eventually, held_elsewhere, is_free, until_it_waits
@@ -162,6 +162,12 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_74(tmp_path):
     assert result.returncode == 74
     assert "missing" in complaint(result)
     assert "create it" in complaint(result)
+
+
+def test_other_programs_get_utf8_and_newlines_on_every_system(tmp_path):
+    JsonlFile(tmp_path / "events.jsonl").append("grüße")
+    words = [*HOLDFAST, "tail", str(tmp_path / "events.jsonl")]
+    assert subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout == '"grüße"\n'.encode()
 
 
 def test_an_output_that_nobody_reads_ends_the_command_quietly(tmp_path):
@@ -651,6 +657,7 @@ def test_verify_shows_its_progress_on_a_terminal(log):
     assert f"{log.name} [####" in text  # the beginning of a long path gives way to the bar
 
 
+@replaces_open_files
 def test_repair_moves_damage_aside(damaged):
     result = run("repair", damaged)
     assert result.returncode == 0
@@ -659,6 +666,7 @@ def test_repair_moves_damage_aside(damaged):
     assert run("verify", damaged).returncode == 0
 
 
+@replaces_open_files
 def test_repair_reports_as_json(damaged):
     report = json.loads(run("repair", "--json", damaged).stdout)
     assert report["moved"] == 4

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from conftest import tells_msvcrt_of_locks
 from holdfast import JsonlFile
 from holdfast._bench import contenders, jobs, plan, report
 from holdfast._bench.contenders import BY_HAND, OURS, Appender, Contender, Lock, field
@@ -129,6 +130,7 @@ def test_a_lock_that_lets_two_in_is_a_wrong_answer(tmp_path, crew):
             jobs.exclusion(crew, locks_nobody_out, str(tmp_path / "number"), 4, 0.1)
 
 
+@tells_msvcrt_of_locks
 @pytest.mark.parametrize("make", field(peers=False).locks.values(), ids=field(peers=False).locks)
 def test_a_lock_that_keeps_others_out_is_none(make, tmp_path, crew):
     assert jobs.exclusion(crew, make, str(tmp_path / "number"), 4, 0.1) == []
@@ -185,6 +187,7 @@ class Sluggish:
 # The command
 
 
+@tells_msvcrt_of_locks
 def test_everything_is_measured_and_the_files_are_gone_afterwards(tmp_path, at_a_glance, capsys):
     out = tmp_path / "out.json"
     assert bench(tmp_path, "--json", str(out)) == 0
@@ -199,6 +202,7 @@ def test_everything_is_measured_and_the_files_are_gone_afterwards(tmp_path, at_a
     assert os.listdir(tmp_path / "disk") == []
 
 
+@tells_msvcrt_of_locks
 def test_other_packages_are_measured_with_peers_and_missing_ones_are_named(tmp_path, at_a_glance, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name != "sqlite3" else find(name))
@@ -228,6 +232,7 @@ def test_the_json_says_on_what_it_was_measured(tmp_path, at_a_glance):
     assert found["versions"][OURS]
 
 
+@tells_msvcrt_of_locks
 def test_a_wrong_answer_is_shown_as_such_has_no_figures_and_makes_the_exit_code_1(
     tmp_path, at_a_glance, monkeypatch, capsys
 ):
@@ -252,6 +257,7 @@ def test_a_directory_that_is_not_there_is_told_before_anything_is_measured(tmp_p
     assert capsys.readouterr().out == ""
 
 
+@tells_msvcrt_of_locks
 def test_it_runs_as_a_module_too(tmp_path):
     """Where processes are started by "spawn" they load the main module again."""
     code = f"""

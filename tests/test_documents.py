@@ -252,7 +252,8 @@ def test_no_two_keys_share_a_name_on_any_disk(one, other):
 
 def test_other_files_are_no_documents(store, path):
     for name in ("notes.txt", "UPPER.json", "a.b.json", "%6ao.json", "con.json", "~long-1.json", ".x.json"):
-        (path / name).write_bytes(b"1")
+        with suppress(OSError):  # Windows has no file of the name con
+            (path / name).write_bytes(b"1")
     assert list(store) == []
 
 

@@ -190,7 +190,7 @@ def test_what_could_not_be_written_at_the_end_is_said(path):
     with Child(code, path) as child:
         said = child.hear()
         assert "1 write or deletion" in said
-        assert str(path) in said
+        assert repr(str(path)) in said
         assert "No space left" in said
         child.join()
 

@@ -24,7 +24,7 @@ def failure_of(path, *words, error=OSError, number=None, **settings):
         lock.acquire(blocking=False)
     assert not isinstance(caught.value, TimeoutError)
     assert caught.value.filename == os.fspath(path)
-    assert os.fspath(path) in str(caught.value)
+    assert repr(os.fspath(path)) in str(caught.value)
     for word in words:
         assert word in str(caught.value)
     assert number in (None, caught.value.errno)

@@ -34,25 +34,26 @@ def start(code, kind, *args):
 # the release into the process's own receipts. Whoever is killed in between leaves a journal that is one ahead.
 KEEP_THE_BOOKS = """
     from holdfast import FileLock
+    from support import BINARY, read_at, write_at
     path, receipts, kind = args
     lock = FileLock(path, kind=kind, poll_interval=0.002)
-    journal = os.open(path + ".journal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    counter = os.open(path + ".counter", os.O_RDWR | os.O_CREAT)
-    receipts = os.open(receipts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    journal = os.open(path + ".journal", os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY)
+    counter = os.open(path + ".counter", os.O_RDWR | os.O_CREAT | BINARY)
+    receipts = os.open(receipts, os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY)
     say("ready")
     while not os.path.exists(path + ".over"):
         with lock:
-            number = int(os.pread(counter, 8, 0) or b"0")
+            number = int(read_at(counter, 8, 0) or b"0")
             written = os.fstat(journal).st_size // 8
             time.sleep(0)  # somebody else's turn, if the lock did not exclude
             if written == number + 1:
                 number = written  # finish what a dead process began
-                os.pwrite(counter, b"%08d" % number, 0)
+                write_at(counter, b"%08d" % number, 0)
             assert written == number, f"{written} in the journal, {number} counted"
             number += 1
             os.write(journal, b"%07d\\n" % number)
             time.sleep(0)
-            os.pwrite(counter, b"%08d" % number, 0)
+            write_at(counter, b"%08d" % number, 0)
         os.write(receipts, b"%07d\\n" % number)
 """
 
@@ -103,6 +104,7 @@ def test_nothing_is_lost_between_processes_some_of_which_are_killed(path, kind):
 
 WRITE = """
     from holdfast import FileLock
+    from support import read_at, write_at
     path, rounds, kind = args
     lock = FileLock(path, kind=kind, poll_interval=0.002)
     with open(path + ".data", "r+b", buffering=0) as data:
@@ -110,15 +112,16 @@ WRITE = """
         hear()
         for _ in range(int(rounds)):
             with lock:
-                number = b"%08d" % (int(os.pread(data.fileno(), 8, 0)) + 1)
-                os.pwrite(data.fileno(), number, 0)
+                number = b"%08d" % (int(read_at(data.fileno(), 8, 0)) + 1)
+                write_at(data.fileno(), number, 0)
                 time.sleep(0)
-                os.pwrite(data.fileno(), number, 8)
+                write_at(data.fileno(), number, 8)
             time.sleep(0.0005)
 """
 
 READ = """
     from holdfast import FileLock
+    from support import read_at
     path, kind = args
     lock = FileLock(path, kind=kind, shared=True, poll_interval=0.002)
     last = seen = 0
@@ -126,9 +129,9 @@ READ = """
         say("ready")
         while not os.path.exists(path + ".stop"):
             with lock:
-                first = os.pread(data.fileno(), 8, 0)
+                first = read_at(data.fileno(), 8, 0)
                 time.sleep(0)
-                second = os.pread(data.fileno(), 8, 8)
+                second = read_at(data.fileno(), 8, 8)
             assert first == second, f"half a write: {first} and {second}"
             assert int(first) >= last
             seen += int(first) != last

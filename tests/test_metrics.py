@@ -25,7 +25,7 @@ from holdfast import (
 )
 from holdfast.aio import AsyncJsonlFile
 from holdfast.metrics import Durations, PrometheusCollector, instrument
-from support import Child, held_elsewhere, held_here
+from support import Child, held_elsewhere, held_here, log_held_here
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_appends_are_counted(tmp_path, name):
 
 def test_an_append_that_gave_up_is_counted(tmp_path, name):
     path = tmp_path / "events.jsonl"
-    with held_here(path):
+    with log_held_here(path):
         for timeout in (0, 0.01):
             with pytest.raises(Timeout):
                 JsonlFile(path, timeout=timeout, metrics=name).append({"n": 1})

@@ -235,7 +235,7 @@ def test_a_save_that_expects_nothing_overwrites(path):
 def test_a_conflict_says_what_happened_and_what_to_do_and_can_be_pickled(path):
     conflict = pickle.loads(pickle.dumps(StateConflict(str(path), 3, 5)))
     assert isinstance(conflict, RuntimeError)
-    assert str(path) in str(conflict)
+    assert repr(str(path)) in str(conflict)
     assert "revision 5" in str(conflict)
     assert "update()" in str(conflict)
 

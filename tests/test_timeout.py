@@ -159,9 +159,17 @@ def test_it_can_be_raised_in_the_words_of_filelock(path):
 def test_it_says_so_when_the_holder_cannot_be_seen(path):
     error = Timeout(path, timeout=5)
     assert error.holders == []
-    assert str(error) == (
+    assert str(error).startswith(
         f"The file lock '{path}' could not be acquired within 5 seconds. Who holds it cannot be seen from here."
     )
+
+
+def test_why_the_holder_cannot_be_seen_is_pickled_with_it(tmp_path):
+    (tmp_path / "file").touch()
+    error = Timeout(str(tmp_path / "file" / "the.lock"))
+    twin = pickle.loads(pickle.dumps(error))
+    assert str(twin) == str(error)
+    assert str(error).endswith(".)")
 
 
 def test_a_cancelled_wait_without_a_timeout_names_no_seconds(path):

@@ -109,7 +109,8 @@ class Timeout(TimeoutError):
         return f"{type(self).__name__}({self._lock_file!r})"
 
     def __reduce__(self) -> tuple[type[Timeout], tuple[str], dict[str, Any]]:
-        return type(self), (self._lock_file,), {**self.__dict__, "_holders": self.holders}
+        _ = self.holders  # which whoever unpickles it could not look up any more
+        return type(self), (self._lock_file,), self.__dict__
 
 
 class Decorator:

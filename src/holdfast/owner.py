@@ -39,7 +39,7 @@ class Owner:
         """The owner that a record names, or None if it names none. Anybody can write a record: nothing is assumed."""
         if len(record) > LONGEST_RECORD or not record.endswith(b"\n") or not record.isascii():
             return None
-        lines = record[:-1].decode("ascii").split("\n")
+        lines = record.replace(b"\r\n", b"\n")[:-1].decode("ascii").split("\n")  # filelock's lines on Windows end so
         if len(lines) not in (2, 3) or not all(line.isdigit() for line in (lines[0], *lines[2:])):
             return None
         pid, host = int(lines[0]), lines[1]

@@ -77,7 +77,7 @@ class SoftFileLock(BaseFileLock):
             metrics=metrics,
         )
         _core.encode(self._lock_file)
-        if self._lock_file.endswith(os.sep):
+        if self._lock_file[-1:] in (os.sep, os.altsep):
             raise _core.error(_core.NOT_A_FILE, self._lock_file)
         self._lifetime = resolve_lifetime(lifetime)
         _alive[id(self)] = self

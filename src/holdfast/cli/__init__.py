@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -75,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         except KeyboardInterrupt:
             return INTERRUPTED
-        except BrokenPipeError:
-            _forget_output()
-            return NO_READER
         except (_WrongUsage, OSError, ValueError, ModuleNotFoundError) as error:
+            if _nobody_reads(error):
+                _forget_output()
+                return NO_READER
             status = _status_of(error)
             _forget_output_if_it_fails()
             say(describe(error))
@@ -119,6 +120,12 @@ def describe(error: Exception) -> str:
         return str(error)
     where = os.fsdecode(error.filename) if error.filename else "the input or the output of this command"
     return f"{where}: {error.strerror}"
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Whether it is the output that cannot be written any more. Windows says so in the vaguest way."""
+    vague = os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    return vague or isinstance(error, BrokenPipeError)
 
 
 def _status_of(error: Exception) -> int:
@@ -191,10 +198,19 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _prepare_output() -> None:
-    """Let file names that are no text come out as they are, and what the terminal cannot show in some form."""
+    """Let file names that are no text come out as they are, and what the terminal cannot show in some form.
+
+    On Windows a program or a file gets what it would get anywhere else: UTF-8, and lines that end with a newline only.
+    """
     reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None and sys.stdout.errors == "strict":
-        reconfigure(errors="backslashreplace" if os.name == "nt" else "surrogateescape")
+    if reconfigure is None or sys.stdout.errors != "strict":
+        return
+    if os.name != "nt":
+        reconfigure(errors="surrogateescape")
+    elif sys.stdout.isatty():
+        reconfigure(errors="backslashreplace")
+    else:
+        reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _forget_output_if_it_fails() -> None:

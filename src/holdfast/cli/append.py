@@ -75,7 +75,7 @@ class _Checked:
             if not line.strip():
                 continue
             if self._raw:
-                yield line
+                yield line.removesuffix(b"\r") if os.name == "nt" else line  # which ends the lines of programs there
             elif self._is_record(line):
                 yield line.strip()
 
