@@ -11,11 +11,11 @@ export HOLDFAST_FULL := $(FULL)
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
-C_FILES := $(shell find csrc -name '*.[ch]')
+C_FILES := $(shell find csrc tests -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-filesystems stress test-wheel \
 	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -42,6 +42,12 @@ test-c-valgrind: ## the C tests under valgrind
 test-c-windows: ## the C tests built for Windows, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash csrc/tests/run.sh windows
+
+test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on ext4, xfs, btrfs, tmpfs, overlayfs, FUSE
+	bash tools/need.sh cc=build-essential mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bindfs=bindfs \
+		sshfs=sshfs ssh=openssh-client sshd=openssh-server fusermount3=fuse3 pkg-config=pkg-config \
+		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
+	unshare --mount $(BIN)/python tests/filesystems/run.py
 
 stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
 	$(BIN)/python -m pytest tests/stress/*.py

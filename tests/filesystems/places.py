@@ -32,21 +32,21 @@ class Place:
 
 _WELL = "All that holdfast promises is so here."
 
-_NO_TMPFILE = frozenset({"unnamed files"})
+_FUSE = frozenset({"unnamed files", "waiting in the kernel"})
 
 # Its locks are a program's, so that the kernel does not show them.
 _FAULTY = Place(
     "fuse.faulty",
     lacks=frozenset({"replacing", "holders"}),
-    not_so=_NO_TMPFILE,
-    perhaps=frozenset({"replacing files", "waiting in the kernel"}),
+    not_so=_FUSE,
+    perhaps=frozenset({"replacing files"}),
     says=("locks reach as far as it carries them",),
 )
 _WITHOUT_FLOCK = frozenset({"locks: flock", "appending"})
 _WITHOUT_LOCKS = replace(
     _FAULTY,
     lacks=_FAULTY.lacks | KERNEL,
-    not_so=_NO_TMPFILE | _WITHOUT_FLOCK | {"locks: ofd"},
+    not_so=_FUSE | _WITHOUT_FLOCK | {"locks: ofd"},
     says=("Use SoftFileLock instead of FileLock here.",),
 )
 
@@ -62,7 +62,7 @@ PLACES = {
         "fuse",
         lacks=frozenset({"replacing"}),
         apart=KERNEL,
-        not_so=_NO_TMPFILE,
+        not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
         says=("locks reach as far as it carries them; with bindfs only to this mount",),
     ),
@@ -70,24 +70,24 @@ PLACES = {
         "fuse.sshfs",
         lacks=frozenset({"replacing", "inodes"}),
         apart=KERNEL,
-        not_so=_NO_TMPFILE,
+        not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
         says=("sshfs keeps locks to this mount",),
     ),
     # The file system of faulty.c, which keeps its locks in another: by how it is told to behave.
     "faulty": _FAULTY,
     "busy=EACCES": _FAULTY,  # as CIFS does
-    "short=1": _FAULTY,
-    "delay=5": _FAULTY,
+    "short=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),
+    "delay=1": _FAULTY,
     "deaf=1": _FAULTY,
     "flock=ENOLCK lock=ENOLCK": _WITHOUT_LOCKS,
     "flock=ENOSYS lock=ENOSYS": _WITHOUT_LOCKS,
-    "flock=EOPNOTSUPP": replace(_FAULTY, lacks=_FAULTY.lacks | {"flock"}, not_so=_NO_TMPFILE | _WITHOUT_FLOCK),
-    "lock=EINVAL": replace(_FAULTY, lacks=_FAULTY.lacks | {"ofd"}, not_so=_NO_TMPFILE | {"locks: ofd"}),
-    "link=EPERM": replace(_FAULTY, not_so=_NO_TMPFILE | {"hard links"}),
+    "flock=EOPNOTSUPP": replace(_FAULTY, lacks=_FAULTY.lacks | {"flock"}, not_so=_FUSE | _WITHOUT_FLOCK),
+    "lock=EINVAL": replace(_FAULTY, lacks=_FAULTY.lacks | {"ofd"}, not_so=_FUSE | {"locks: ofd"}),
+    "link=EPERM": replace(_FAULTY, not_so=_FUSE | {"hard links"}),
     "rename2=EINVAL": _FAULTY,
     "link=ENOSYS symlink=ENOSYS rename2=ENOSYS": replace(
-        _FAULTY, lacks=_FAULTY.lacks | {"names"}, not_so=_NO_TMPFILE | {"hard links", "locks: soft"}
+        _FAULTY, lacks=_FAULTY.lacks | {"names"}, not_so=_FUSE | {"hard links", "locks: soft"}
     ),
     "fsyncdir=EINVAL": _FAULTY,
     "fsync=ENOSYS": _FAULTY,
