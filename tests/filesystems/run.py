@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import mounts
 from mounts import Mounted
 from places import PLACES
 
+import evidence
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = "test-filesystems"
-
-sys.path.append(str(ROOT / "tools"))
-import evidence
 
 # The name, what is expected of it in places.py, and how it is made.
 PLAIN: dict[str, Mounted] = {
@@ -32,6 +32,12 @@ PLAIN: dict[str, Mounted] = {
     "overlay": mounts.overlay,
     "bindfs": mounts.bindfs,
     "sshfs": mounts.sshfs,
+}
+
+# Small ones, to be filled.
+SMALL: dict[str, Mounted] = {
+    "ext4": partial(mounts.disk, "ext4", megabytes=8),
+    "tmpfs": partial(mounts.tmpfs, options="size=4m"),
 }
 
 # What the file system of faulty.c is told, which is its name in places.py, too.
@@ -48,12 +54,12 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check(script: str, name: str, what: str, mounted: Mounted) -> None:
-    """Run a program of checks on a file system, and note what it counts."""
+def check(what: str, mounted: Mounted, script: str, *words: str) -> None:
+    """Run a program of checks, with these arguments, on a file system, and note what it counts."""
     with scratch() as folder:
         try:
             with mounted(folder) as ways:
-                counts = counted([sys.executable, str(HERE / script), name, *ways])
+                counts = counted([sys.executable, str(HERE / script), *words, *ways])
         except mounts.Unavailable as error:
             print(f"SKIPPED {what}: {error}")
             evidence.row(TARGET, what, skipped=1, note=str(error))
@@ -82,13 +88,20 @@ def main() -> int:
     evidence.begin(TARGET)
     for name, mounted in PLAIN.items():
         if not chosen or name in chosen:
-            check("check.py", name, name, mounted)
+            check(name, mounted, "check.py", name)
+    for name, mounted in SMALL.items():
+        for group in ("full", "unwritable"):
+            if not chosen or group in chosen:
+                check(f"{name}, {group}", mounted, "faults.py", group, name)
     with scratch() as folder:
         program = mounts.build_faulty(folder)
         for faults in FAULTY:
             if not chosen or "faulty" in chosen or faults in chosen:
                 mounted = partial(mounts.faulty, program, faults=faults)
-                check("check.py", faults or "faulty", f"FUSE, {faults or 'faultless'}", mounted)
+                check(f"FUSE, {faults or 'faultless'}", mounted, "check.py", faults or "faulty")
+        for group in ("full", "faulty"):
+            if not chosen or "faulty" in chosen or group in chosen:
+                check(f"FUSE, {group}", partial(mounts.faulty, program), "faults.py", group, "faulty")
     return min(evidence.end(TARGET), 1)
 
 
