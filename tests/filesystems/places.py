@@ -42,13 +42,19 @@ _FAULTY = Place(
     perhaps=frozenset({"replacing files"}),
     says=("locks reach as far as it carries them",),
 )
-_WITHOUT_FLOCK = frozenset({"locks: flock", "appending"})
-_WITHOUT_LOCKS = replace(
+_NO_FLOCK = replace(
     _FAULTY,
-    lacks=_FAULTY.lacks | KERNEL,
-    not_so=_FUSE | _WITHOUT_FLOCK | {"locks: ofd"},
+    lacks=_FAULTY.lacks | {"flock"},
+    not_so=frozenset({"unnamed files", "locks: flock", "appending"}),
     says=("Use SoftFileLock instead of FileLock here.",),
 )
+_NO_OFD = replace(
+    _FAULTY,
+    lacks=_FAULTY.lacks | {"ofd"},
+    not_so=_FUSE | {"locks: ofd"},
+    says=("Leave FileLock's kind as it is",),
+)
+_NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
@@ -74,21 +80,21 @@ PLACES = {
         perhaps=frozenset({"replacing files"}),
         says=("sshfs keeps locks to this mount",),
     ),
-    # The file system of faulty.c, which keeps its locks in another: by how it is told to behave.
+    # The file system of faulty.c, which keeps its locks in another one, by how it is told to behave. CIFS says EACCES.
     "faulty": _FAULTY,
-    "busy=EACCES": _FAULTY,  # as CIFS does
-    "short=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),
-    "delay=1": _FAULTY,
+    "busy=EACCES short=1 delay=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),
     "deaf=1": _FAULTY,
-    "flock=ENOLCK lock=ENOLCK": _WITHOUT_LOCKS,
-    "flock=ENOSYS lock=ENOSYS": _WITHOUT_LOCKS,
-    "flock=EOPNOTSUPP": replace(_FAULTY, lacks=_FAULTY.lacks | {"flock"}, not_so=_FUSE | _WITHOUT_FLOCK),
-    "lock=EINVAL": replace(_FAULTY, lacks=_FAULTY.lacks | {"ofd"}, not_so=_FUSE | {"locks: ofd"}),
+    "flock=ENOLCK lock=ENOLCK": _NO_LOCKS,
+    "flock=ENOSYS lock=ENOSYS": _NO_LOCKS,
+    "flock=EOPNOTSUPP": _NO_FLOCK,
+    "lock=EINVAL": _NO_OFD,
+    "link=ENOSYS symlink=ENOSYS rename2=ENOSYS": replace(
+        _FAULTY,
+        lacks=_FAULTY.lacks | {"names"},
+        not_so=_FUSE | {"hard links", "locks: soft"},
+        says=("Use FileLock here, not SoftFileLock.",),
+    ),
     "link=EPERM": replace(_FAULTY, not_so=_FUSE | {"hard links"}),
     "rename2=EINVAL": _FAULTY,
-    "link=ENOSYS symlink=ENOSYS rename2=ENOSYS": replace(
-        _FAULTY, lacks=_FAULTY.lacks | {"names"}, not_so=_FUSE | {"hard links", "locks: soft"}
-    ),
-    "fsyncdir=EINVAL": _FAULTY,
-    "fsync=ENOSYS": _FAULTY,
+    "fsync=ENOSYS fsyncdir=EINVAL": _FAULTY,
 }
