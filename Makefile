@@ -11,7 +11,7 @@ export HOLDFAST_FULL := $(FULL)
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
-C_FILES := $(shell find csrc -name '*.[ch]')
+C_FILES := $(shell find csrc tests -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -56,9 +56,16 @@ test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside
 test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
 	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
+
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash tools/test_windows.sh
+
+test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on ext4, xfs, btrfs, tmpfs, overlayfs, FUSE
+	bash tools/need.sh cc=build-essential mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bindfs=bindfs \
+		sshfs=sshfs ssh=openssh-client sshd=openssh-server fusermount3=fuse3 pkg-config=pkg-config \
+		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
+	unshare --mount $(BIN)/python tests/filesystems/run.py
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel

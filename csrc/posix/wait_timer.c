@@ -3,6 +3,8 @@
  * The timer sends a signal to this very thread when the time is over. Its handler does nothing, and is installed without
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
+ *
+ * Where a program makes the file system (FUSE), the call waits for that program, which need not hear of signals.
  */
 #ifdef __linux__
 
@@ -64,7 +66,16 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     return hf_now() >= order->until ? HF_BUSY : HF_INTERRUPTED;
 }
 
+#define FUSE 0x65735546 /* the type of such file systems */
+
+static bool is_made_by_a_program(int fd) {
+    struct statfs status;
+    return hf__sys.fstatfs(fd, &status) == 0 && status.f_type == FUSE;
+}
+
 int hf__wait_in_kernel(const hf__wait_order *order) {
+    if (is_made_by_a_program(order->file))
+        return -ENOSYS;
     int number = wake_signal();
     timer_t timer;
     if (number == 0 || hf__sys.thread_timer_create(number, &timer) != 0)

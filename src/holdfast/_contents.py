@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _SETTLED = 2.5
 """Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
 elsewhere of some milliseconds, in which a second change of the same length would not show."""
+
+
+_ATTEMPTS = 100
+"""To read a file that is replaced meanwhile: on network file systems an open one may then be a stale handle."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,17 @@ def read(path: str) -> Contents:
     >>> read("settings.json").data
     b'{}'
     """
+    attempts = _ATTEMPTS
+    while True:
+        try:
+            return _read(path)
+        except OSError as error:
+            attempts -= 1
+            if error.errno != errno.ESTALE or not attempts:
+                raise
+
+
+def _read(path: str) -> Contents:
     try:
         descriptor = open_for_reading(path, read_error)
     except FileNotFoundError:

@@ -141,7 +141,10 @@ def _wakes(folder: str) -> Trial:
         for _ in range(_ROUNDS):
             one.ask("acquire", "flock", path)
             two.tell("acquire", "flock", path)
-            in_kernel &= _is_seen_waiting(two.pid, path)
+            if sys.platform == "linux" and in_kernel:
+                in_kernel = _is_seen_waiting(two.pid, path)
+            else:
+                time.sleep(0.1)  # for it to wait by then
             released: int = one.ask("release", path)
             acquired: int = two.hear()
             delays.append((acquired - released) / 1e9)
@@ -154,10 +157,10 @@ def _wakes(folder: str) -> Trial:
 
 
 def _is_seen_waiting(pid: int, path: str) -> bool:
-    """Wait until a process waits for the lock, and say whether the kernel shows it. Elsewhere, give it a moment."""
+    """Wait until a process waits for the lock, and say whether the kernel shows it."""
     from holdfast._holders import holders
 
-    for _ in range(20):
+    for _ in range(400):  # a busy machine takes its time
         time.sleep(0.005)
         if any(holder.waiting and holder.pid == pid for holder in holders(path)):
             return True

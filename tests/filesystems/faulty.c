@@ -122,6 +122,20 @@ static int failure(enum knob operation) {
  * The directory
  */
 
+/* An open file, and the last one to lock it by do_lock(). */
+struct opened {
+    int fd;
+    atomic_ulong owner;
+};
+
+static struct opened *of(const struct fuse_file_info *file) {
+    return (struct opened *)(uintptr_t)file->fh;
+}
+
+static int fd_of(const struct fuse_file_info *file) {
+    return of(file)->fd;
+}
+
 static const char *in_root(const char *path) {
     return path[1] != 0 ? path + 1 : ".";
 }
@@ -138,8 +152,7 @@ static int result(int rc) {
     } while (0)
 
 static int do_getattr(const char *path, struct stat *status, struct fuse_file_info *file) {
-    CALL(NEVER,
-         file != NULL ? fstat((int)file->fh, status) : fstatat(root, in_root(path), status, AT_SYMLINK_NOFOLLOW));
+    CALL(NEVER, file != NULL ? fstat(fd_of(file), status) : fstatat(root, in_root(path), status, AT_SYMLINK_NOFOLLOW));
 }
 
 static int do_readlink(const char *path, char *target, size_t size) {
@@ -175,17 +188,17 @@ static int do_rename(const char *from, const char *to, unsigned flags) {
 }
 
 static int do_chmod(const char *path, mode_t mode, struct fuse_file_info *file) {
-    CALL(NEVER, file != NULL ? fchmod((int)file->fh, mode) : fchmodat(root, in_root(path), mode, 0));
+    CALL(NEVER, file != NULL ? fchmod(fd_of(file), mode) : fchmodat(root, in_root(path), mode, 0));
 }
 
 static int do_chown(const char *path, uid_t user, gid_t group, struct fuse_file_info *file) {
-    CALL(NEVER, file != NULL ? fchown((int)file->fh, user, group)
+    CALL(NEVER, file != NULL ? fchown(fd_of(file), user, group)
                              : fchownat(root, in_root(path), user, group, AT_SYMLINK_NOFOLLOW));
 }
 
 static int do_utimens(const char *path, const struct timespec times[2], struct fuse_file_info *file) {
     CALL(NEVER,
-         file != NULL ? futimens((int)file->fh, times) : utimensat(root, in_root(path), times, AT_SYMLINK_NOFOLLOW));
+         file != NULL ? futimens(fd_of(file), times) : utimensat(root, in_root(path), times, AT_SYMLINK_NOFOLLOW));
 }
 
 static int do_opendir(const char *path, struct fuse_file_info *file) {
@@ -226,9 +239,11 @@ static int do_fsyncdir(const char *path, int data_only, struct fuse_file_info *f
  */
 
 static int opened(int fd, struct fuse_file_info *file) {
-    if (fd < 0)
+    struct opened *opened = fd >= 0 ? calloc(1, sizeof *opened) : NULL;
+    if (opened == NULL)
         return -errno;
-    file->fh = (uint64_t)fd;
+    opened->fd = fd;
+    file->fh = (uint64_t)(uintptr_t)opened;
     return 0;
 }
 
@@ -244,13 +259,14 @@ static int do_open(const char *path, struct fuse_file_info *file) {
 
 static int do_release(const char *path, struct fuse_file_info *file) {
     (void)path;
-    close((int)file->fh);
+    close(fd_of(file));
+    free(of(file));
     return 0;
 }
 
 static int do_read(const char *path, char *data, size_t size, off_t offset, struct fuse_file_info *file) {
     (void)path;
-    CALL(NEVER, (int)pread((int)file->fh, data, size, offset));
+    CALL(NEVER, (int)pread(fd_of(file), data, size, offset));
 }
 
 /* How many of so many bytes are written. */
@@ -272,11 +288,11 @@ static int do_write(const char *path, const char *data, size_t size, off_t offse
     if (failed != 0)
         return failed;
     size = room(size);
-    return size > 0 ? result((int)pwrite((int)file->fh, data, size, offset)) : -ENOSPC;
+    return size > 0 ? result((int)pwrite(fd_of(file), data, size, offset)) : -ENOSPC;
 }
 
 static int do_truncate(const char *path, off_t size, struct fuse_file_info *file) {
-    int fd = file != NULL ? (int)file->fh : openat(root, in_root(path), O_WRONLY);
+    int fd = file != NULL ? fd_of(file) : openat(root, in_root(path), O_WRONLY);
     int failed = failure(TRUNCATE);
     int rc = failed != 0 ? failed : result(ftruncate(fd, size));
     if (file == NULL && fd >= 0)
@@ -286,7 +302,7 @@ static int do_truncate(const char *path, off_t size, struct fuse_file_info *file
 
 static int do_fsync(const char *path, int data_only, struct fuse_file_info *file) {
     (void)path, (void)data_only;
-    CALL(FSYNC, fsync((int)file->fh));
+    CALL(FSYNC, fsync(fd_of(file)));
 }
 
 /* Locks. They are taken from the directory's file system, without waiting there: this thread is to hear of interrupts. */
@@ -308,7 +324,7 @@ static int do_flock(const char *path, struct fuse_file_info *file, int operation
     int failed = failure(FLOCK);
     if (failed != 0)
         return failed;
-    while (flock((int)file->fh, operation | LOCK_NB) != 0) {
+    while (flock(fd_of(file), operation | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK)
             return -errno;
         if (operation & LOCK_NB)
@@ -319,16 +335,19 @@ static int do_flock(const char *path, struct fuse_file_info *file, int operation
     return 0;
 }
 
-/* An open file of ours is one of the user's, so his lock is one of the open file, whoever he is. */
+/* An open file of ours is one of the user's, so his lock is one of the open file. Whoever closes a descriptor of it unlocks
+   what is his own: a forked child must not unlock what is its parent's. */
 static int do_lock(const char *path, struct fuse_file_info *file, int command, struct flock *lock) {
     (void)path;
     int failed = failure(LOCK);
     if (failed != 0)
         return failed;
+    if (lock->l_type == F_UNLCK && atomic_load(&of(file)->owner) != file->lock_owner)
+        return 0;
     lock->l_pid = 0; /* as these locks want it */
     if (command == F_GETLK)
-        return result(fcntl((int)file->fh, F_OFD_GETLK, lock));
-    while (fcntl((int)file->fh, F_OFD_SETLK, lock) != 0) {
+        return result(fcntl(fd_of(file), F_OFD_GETLK, lock));
+    while (fcntl(fd_of(file), F_OFD_SETLK, lock) != 0) {
         if (errno != EAGAIN && errno != EACCES)
             return -errno;
         if (command == F_SETLK)
@@ -336,6 +355,7 @@ static int do_lock(const char *path, struct fuse_file_info *file, int command, s
         if (!may_go_on())
             return -EINTR;
     }
+    atomic_store(&of(file)->owner, file->lock_owner);
     return 0;
 }
 

@@ -57,10 +57,10 @@ def disk(kind: str, scratch: Path, megabytes: int = 400) -> Iterator[Ways]:
 
 
 @contextmanager
-def tmpfs(scratch: Path) -> Iterator[Ways]:
+def tmpfs(scratch: Path, options: str = "mode=0755") -> Iterator[Ways]:
     """Memory; the other way is a second mount."""
     here, there = _folder(scratch, "here"), _folder(scratch, "there")
-    with _mounted(here, "-t", "tmpfs", "tmpfs"), _mounted(there, "--bind", here):
+    with _mounted(here, "-t", "tmpfs", "-o", options, "tmpfs"), _mounted(there, "--bind", here):
         yield [str(here), str(there)]
 
 

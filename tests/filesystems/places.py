@@ -32,23 +32,29 @@ class Place:
 
 _WELL = "All that holdfast promises is so here."
 
-_NO_TMPFILE = frozenset({"unnamed files"})
+_FUSE = frozenset({"unnamed files", "waiting in the kernel"})
 
 # Its locks are a program's, so that the kernel does not show them.
 _FAULTY = Place(
     "fuse.faulty",
     lacks=frozenset({"replacing", "holders"}),
-    not_so=_NO_TMPFILE,
-    perhaps=frozenset({"replacing files", "waiting in the kernel"}),
+    not_so=_FUSE,
+    perhaps=frozenset({"replacing files"}),
     says=("locks reach as far as it carries them",),
 )
-_WITHOUT_FLOCK = frozenset({"locks: flock", "appending"})
-_WITHOUT_LOCKS = replace(
+_NO_FLOCK = replace(
     _FAULTY,
-    lacks=_FAULTY.lacks | KERNEL,
-    not_so=_NO_TMPFILE | _WITHOUT_FLOCK | {"locks: ofd"},
+    lacks=_FAULTY.lacks | {"flock"},
+    not_so=frozenset({"unnamed files", "locks: flock", "appending"}),
     says=("Use SoftFileLock instead of FileLock here.",),
 )
+_NO_OFD = replace(
+    _FAULTY,
+    lacks=_FAULTY.lacks | {"ofd"},
+    not_so=_FUSE | {"locks: ofd"},
+    says=("Leave FileLock's kind as it is",),
+)
+_NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
 _NFS4 = Place("nfs4", not_so=_NO_TMPFILE)
 _NFS3 = Place("nfs", not_so=_NO_TMPFILE)
@@ -66,7 +72,7 @@ PLACES = {
         "fuse",
         lacks=frozenset({"replacing"}),
         apart=KERNEL,
-        not_so=_NO_TMPFILE,
+        not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
         says=("locks reach as far as it carries them; with bindfs only to this mount",),
     ),
@@ -74,7 +80,7 @@ PLACES = {
         "fuse.sshfs",
         lacks=frozenset({"replacing", "inodes"}),
         apart=KERNEL,
-        not_so=_NO_TMPFILE,
+        not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
         says=("sshfs keeps locks to this mount",),
     ),
@@ -87,21 +93,21 @@ PLACES = {
     "cifs": _CIFS,
     "cifs nobrl": _CIFS,
     "vfat": Place("vfat", lacks=frozenset({"permissions"}), not_so=_NO_TMPFILE | {"hard links"}),
-    # The file system of faulty.c, which keeps its locks in another: by how it is told to behave.
+    # The file system of faulty.c, which keeps its locks in another one, by how it is told to behave. CIFS says EACCES.
     "faulty": _FAULTY,
-    "busy=EACCES": _FAULTY,  # as CIFS does
-    "short=1": _FAULTY,
-    "delay=5": _FAULTY,
+    "busy=EACCES short=1 delay=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),
     "deaf=1": _FAULTY,
-    "flock=ENOLCK lock=ENOLCK": _WITHOUT_LOCKS,
-    "flock=ENOSYS lock=ENOSYS": _WITHOUT_LOCKS,
-    "flock=EOPNOTSUPP": replace(_FAULTY, lacks=_FAULTY.lacks | {"flock"}, not_so=_NO_TMPFILE | _WITHOUT_FLOCK),
-    "lock=EINVAL": replace(_FAULTY, lacks=_FAULTY.lacks | {"ofd"}, not_so=_NO_TMPFILE | {"locks: ofd"}),
-    "link=EPERM": replace(_FAULTY, not_so=_NO_TMPFILE | {"hard links"}),
-    "rename2=EINVAL": _FAULTY,
+    "flock=ENOLCK lock=ENOLCK": _NO_LOCKS,
+    "flock=ENOSYS lock=ENOSYS": _NO_LOCKS,
+    "flock=EOPNOTSUPP": _NO_FLOCK,
+    "lock=EINVAL": _NO_OFD,
     "link=ENOSYS symlink=ENOSYS rename2=ENOSYS": replace(
-        _FAULTY, lacks=_FAULTY.lacks | {"names"}, not_so=_NO_TMPFILE | {"hard links", "locks: soft"}
+        _FAULTY,
+        lacks=_FAULTY.lacks | {"names"},
+        not_so=_FUSE | {"hard links", "locks: soft"},
+        says=("Use FileLock here, not SoftFileLock.",),
     ),
-    "fsyncdir=EINVAL": _FAULTY,
-    "fsync=ENOSYS": _FAULTY,
+    "link=EPERM": replace(_FAULTY, not_so=_FUSE | {"hard links"}),
+    "rename2=EINVAL": _FAULTY,
+    "fsync=ENOSYS fsyncdir=EINVAL": _FAULTY,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,16 +13,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import mounts
 from mounts import Mounted
 from places import PLACES
 
+import evidence
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = "test-filesystems"
-
-sys.path.append(str(ROOT / "tools"))
-import evidence
 
 # The name, what is expected of it in places.py, and how it is made.
 PLAIN: dict[str, Mounted] = {
@@ -34,8 +35,24 @@ PLAIN: dict[str, Mounted] = {
     "sshfs": mounts.sshfs,
 }
 
+# Small ones, to be filled.
+SMALL: dict[str, Mounted] = {
+    "ext4": partial(mounts.disk, "ext4", megabytes=8),
+    "tmpfs": partial(mounts.tmpfs, options="size=4m"),
+}
+
 # What the file system of faulty.c is told, which is its name in places.py, too.
-FAULTY = ["", *[name for name in PLACES if "=" in name]]
+FAULTY = [
+    "busy=EACCES short=1 delay=1",
+    "deaf=1",
+    "flock=ENOLCK lock=ENOLCK",
+    "link=ENOSYS symlink=ENOSYS rename2=ENOSYS",
+]
+if evidence.FULL:
+    FAULTY += [name for name in PLACES if "=" in name and name not in FAULTY]
+
+# Where the tests run in the full form.
+SUITE = ("ext4", "xfs", "btrfs", "overlay")
 
 
 @contextmanager
@@ -48,17 +65,22 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check(script: str, name: str, what: str, mounted: Mounted) -> None:
-    """Run a program of checks on a file system, and note what it counts."""
+def check(what: str, mounted: Mounted, script: str, *words: str) -> None:
+    """Run a program of checks, with these arguments, on a file system, and note what it counts."""
     with scratch() as folder:
         try:
             with mounted(folder) as ways:
-                counts = counted([sys.executable, str(HERE / script), name, *ways])
+                counts = counted([sys.executable, str(HERE / script), *words, *ways])
         except mounts.Unavailable as error:
-            print(f"SKIPPED {what}: {error}")
-            evidence.row(TARGET, what, skipped=1, note=str(error))
-            return
-    evidence.row(TARGET, what, **counts)
+            skip(what, error)
+        else:
+            evidence.row(TARGET, what, **counts)
+
+
+def skip(what: str, reason: mounts.Unavailable) -> None:
+    """Note that something could not be had."""
+    print(f"SKIPPED {what}: {reason}")
+    evidence.row(TARGET, what, skipped=1, note=str(reason))
 
 
 def counted(words: list[str]) -> dict[str, int]:
@@ -66,8 +88,11 @@ def counted(words: list[str]) -> dict[str, int]:
     line = ""
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        finally:
+            process.terminate()  # which it has ended before, unless we are to end, too
     try:
         numbers = [int(part.split()[0]) for part in line.rpartition(":")[2].split(",")]
         return dict(zip(("passed", "failed", "skipped"), numbers, strict=True))
@@ -75,20 +100,58 @@ def counted(words: list[str]) -> dict[str, int]:
         return {"failed": 1}  # it ended before it had counted
 
 
-def main() -> int:
-    """Check them all, or those that the command line names."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is unmounted
-    chosen = sys.argv[1:]
-    evidence.begin(TARGET)
+def run_suite(name: str, mounted: Mounted) -> None:
+    """Run the tests of the package with all their files on a file system."""
+    what = f"{name}, the test suite"
+    with scratch() as folder:
+        report = folder / "report.xml"
+        try:
+            with mounted(folder) as (here, *_):
+                words = ["-m", "pytest", "-q", "--basetemp", f"{here}/pytest", "--junitxml", str(report)]
+                subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "TMPDIR": here}, check=False)
+        except mounts.Unavailable as error:
+            skip(what, error)
+        else:
+            evidence.pytest(TARGET, what, str(report))
+
+
+def chosen(*words: str) -> bool:
+    """Whether something is to be checked: everything is, unless the command line names some of it."""
+    return len(sys.argv) == 1 or not {*words}.isdisjoint(sys.argv[1:])
+
+
+def check_plain() -> None:
+    """File systems as they are, and small ones."""
     for name, mounted in PLAIN.items():
-        if not chosen or name in chosen:
-            check("check.py", name, name, mounted)
+        if chosen(name):
+            check(name, mounted, "check.py", name)
+    for name, mounted in SMALL.items():
+        for group in ("full", "unwritable"):
+            if chosen(group):
+                check(f"{name}, {group}", mounted, "faults.py", group, name)
+
+
+def check_faulty() -> None:
+    """The file system that fails as it is told."""
     with scratch() as folder:
         program = mounts.build_faulty(folder)
         for faults in FAULTY:
-            if not chosen or "faulty" in chosen or faults in chosen:
-                mounted = partial(mounts.faulty, program, faults=faults)
-                check("check.py", faults or "faulty", f"FUSE, {faults or 'faultless'}", mounted)
+            if chosen("faulty", faults):
+                check(f"FUSE, {faults}", partial(mounts.faulty, program, faults=faults), "check.py", faults)
+        for group in ("full", "faulty"):
+            if chosen("faulty", group):
+                check(f"FUSE, {group}", partial(mounts.faulty, program), "faults.py", group, "faulty")
+
+
+def main() -> int:
+    """Check them all, or what the command line names."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is unmounted
+    evidence.begin(TARGET)
+    check_plain()
+    check_faulty()
+    for name in SUITE:
+        if evidence.FULL and chosen("suite"):
+            run_suite(name, PLAIN[name])
     return min(evidence.end(TARGET), 1)
 
 

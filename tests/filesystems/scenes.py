@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,6 +77,7 @@ class Behaviours(list[Behaviour]):
 
     def run(self, name: str, place: Place, here: str, *others: str) -> int:
         """Check them all and print what came of each. The last line counts; returns whether any failed."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes are ended, too
         counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
         number = 0
         for each in self:
