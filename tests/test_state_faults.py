@@ -21,7 +21,7 @@ from support import Child, is_free
 
 pytestmark = posix_only
 if os.name == "posix":
-    from faults import Failure, crash_at, every_failure
+    from interposed import Failure, crash_at, every_failure
 
 
 @pytest.fixture
