@@ -36,6 +36,7 @@ static int64_t own_pid(void) {
 
 FAILING(int, open, (const char *path, int flags, unsigned mode), (path, flags, mode))
 FAILING_AFTERWARDS(int, close, (int fd), (fd))
+FAILING(int, dup, (int fd), (fd))
 FAILING(int, fstat, (int fd, struct stat *status), (fd, status))
 FAILING(int, lstat, (const char *path, struct stat *status), (path, status))
 FAILING(int, fchmod, (int fd, unsigned mode), (fd, mode))
@@ -87,39 +88,15 @@ static const struct {
     void *function;
     void *real; /* where the function behind it is kept */
 } failing[] = {
-    ENTRY(open),
-    ENTRY(close),
-    ENTRY(fstat),
-    ENTRY(lstat),
-    ENTRY(fchmod),
-    ENTRY(read),
-    ENTRY(fchown),
-    ENTRY(rename),
-    ENTRY(listxattr),
-    ENTRY(getxattr),
-    ENTRY(fsetxattr),
-    ENTRY(ftruncate),
-    ENTRY(birth_time),
-    ENTRY(fsync),
-    ENTRY(pread),
-    ENTRY(write),
-    ENTRY(fdatasync),
-    ENTRY(link),
-    ENTRY(link_unnamed),
-    ENTRY(rename_new),
-    ENTRY(unlink),
-    ENTRY(flock),
-    ENTRY(fcntl_lock),
-    ENTRY(sigaction),
-    ENTRY(thread_sigmask),
-    ENTRY(clock_gettime),
-    ENTRY(nanosleep),
-    ENTRY(kill),
-    ENTRY(mmap),
-    ENTRY(munmap),
-    ENTRY(thread_timer_create),
-    ENTRY(timer_settime),
-    ENTRY(timer_delete),
+    ENTRY(open),          ENTRY(close),          ENTRY(dup),           ENTRY(fstat),
+    ENTRY(lstat),         ENTRY(fchmod),         ENTRY(read),          ENTRY(fchown),
+    ENTRY(rename),        ENTRY(listxattr),      ENTRY(getxattr),      ENTRY(fsetxattr),
+    ENTRY(ftruncate),     ENTRY(birth_time),     ENTRY(fsync),         ENTRY(pread),
+    ENTRY(write),         ENTRY(fdatasync),      ENTRY(link),          ENTRY(link_unnamed),
+    ENTRY(rename_new),    ENTRY(unlink),         ENTRY(flock),         ENTRY(fcntl_lock),
+    ENTRY(sigaction),     ENTRY(thread_sigmask), ENTRY(clock_gettime), ENTRY(nanosleep),
+    ENTRY(kill),          ENTRY(mmap),           ENTRY(munmap),        ENTRY(thread_timer_create),
+    ENTRY(timer_settime), ENTRY(timer_delete),
 };
 
 static bool can_fail(const char *name) {

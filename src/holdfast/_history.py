@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from holdfast._changes import Change, ValueChange, applied, differences
+from holdfast._core import Naming
 from holdfast._reading import Records
 from holdfast._segments import segments_of
 from holdfast._tagged import tagged, untagged
@@ -119,7 +120,7 @@ class History:
         if removed < 1:
             return 0
         chain: list[bytes] = []
-        with atomic_write(self.path, "wb") as file:
+        with atomic_write(self.path, "wb") as file, Naming(self.path):
             for number, (head, line) in enumerate(self._lines()):
                 if number <= removed:
                     _extend(chain, head, line)

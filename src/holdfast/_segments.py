@@ -11,6 +11,7 @@ import os
 import re
 from contextlib import suppress
 
+from holdfast._core import Naming
 from holdfast._texts import Text, ZippedText, identity, identity_at
 
 TYPE_CHECKING = False
@@ -173,7 +174,7 @@ def compress(segment: Segment) -> None:
     except FileNotFoundError:
         return
     try:
-        with atomic_write(segment.zipped, "wb") as file:
+        with atomic_write(segment.zipped, "wb") as file, Naming(segment.zipped):
             _compress_into(file, plain)
             if identity_at(segment.path) != identity(plain.status()):
                 raise _Superseded  # pruned, repaired, or compressed by somebody else: theirs is to stay

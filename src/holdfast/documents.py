@@ -206,7 +206,7 @@ class DocumentStore(Mapping):
         if not os.path.isdir(self._directory):
             os.makedirs(self._directory, exist_ok=True)
             if durable:
-                _sync_directory(os.path.dirname(self._directory))
+                _core.sync_directory_of(self._directory)
         self._lock = FileLock(os.path.join(self._directory, ".lock"), timeout=self._timeout, metrics=metrics)
         self._values: dict[str, Any] = {}
         self._documents: dict[str, Document] = {}
@@ -682,7 +682,7 @@ class DocumentStore(Mapping):
             with suppress(FileNotFoundError):
                 os.unlink(companion_of(document.path))
         if self._durable:
-            _sync_directory(self._directory)
+            _core.sync_directory_of(document.path)
 
     def _finish(self, operation: Operation, took: float) -> None:
         document, counts = operation.document, self._counts
@@ -1016,16 +1016,6 @@ def _as_exception(error: BaseException) -> Exception:
     wrapped = RuntimeError(f"{type(error).__name__} was raised on the writer thread: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def _sync_directory(path: str) -> None:
-    """Have the names in a directory on the disk. Windows does that by itself."""
-    if os.name != "nt":
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _revision(data: bytes | None) -> int:
