@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from gzip import GzipFile
 
-from holdfast._base import sync_directory
+from holdfast import _core
 from holdfast._lines import LogFile, careful, reason_of
 from holdfast._planted import is_planted
 from holdfast._reading import decode_json, opened, whole
@@ -267,7 +267,8 @@ class _Repair:
         if text.broken:  # nobody knows what the rest of it is
             text = Text(self.scan.path)
             damages = [Damage(self.scan.path, 0, text.status().st_size, text.broken)]
-        with _open_side_file(self.side_file, text.status().st_mode & 0o666) as side_file:
+        mode = text.status().st_mode & 0o666
+        with _core.Naming(self.side_file), _open_side_file(self.side_file, mode) as side_file:
             for damage in damages:
                 header = {**vars(damage), "time": time.time()}
                 side_file.write(json.dumps(header).encode() + b"\n")
@@ -275,7 +276,7 @@ class _Repair:
                 side_file.write(b"\n")
             side_file.flush()
             os.fsync(side_file.fileno())
-        sync_directory(os.path.dirname(self.side_file))
+        _core.sync_directory_of(self.side_file)
         return sum(damage.length for damage in damages)
 
     def _remove(self) -> None:
@@ -287,7 +288,7 @@ class _Repair:
         if not isinstance(text, ZippedText) and self._is_tail() and text.status().st_nlink == 1:
             _truncate(self.scan.file, first)
             return
-        with replacing(self.scan.path) as file:
+        with replacing(self.scan.path) as file, _core.Naming(self.scan.path):
             if isinstance(text, ZippedText):
                 with GzipFile(filename="", mode="wb", fileobj=file) as zipped:
                     self._copy_records(zipped)
@@ -336,28 +337,34 @@ def _refuse_link(path: str) -> None:
 def _open_side_file(path: str, mode: int) -> IO[bytes]:
     descriptor = os.open(path, _APPEND | _SAFELY, mode)
     file = os.fdopen(descriptor, "ab")
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Damaged lines cannot be moved here: it is not a regular file; remove it", path)
+        if is_planted(path, status):
+            text = "Damaged lines are not moved here: it is somebody else's; remove it"
+            raise PermissionError(errno.EACCES, text, path)
+        if status.st_size > 0:
+            os.lseek(descriptor, -1, os.SEEK_END)
+            if os.read(descriptor, 1) != b"\n":
+                file.write(b"\n")  # behind what somebody could not finish
+    except BaseException:
         file.close()
-        raise OSError(errno.EINVAL, "Damaged lines cannot be moved here: it is not a regular file; remove it", path)
-    if is_planted(path, status):
-        file.close()
-        raise PermissionError(errno.EACCES, "Damaged lines are not moved here: it is somebody else's; remove it", path)
-    if status.st_size > 0:
-        os.lseek(descriptor, -1, os.SEEK_END)
-        if os.read(descriptor, 1) != b"\n":
-            file.write(b"\n")  # behind what somebody could not finish
+        raise
     return file
 
 
 def _truncate(file: LogFile, size: int) -> None:
     descriptor = os.open(file.text.path, os.O_WRONLY | _SAFELY)
     try:
-        status = os.fstat(descriptor)
-        if identity(status) != file.identity or status.st_size != file.end:
-            text = "The file was changed during its repair, by a program that does not take the lock; repair it again"
-            raise OSError(errno.EBUSY, text, file.text.path)
-        os.ftruncate(descriptor, size)
-        os.fsync(descriptor)
+        with _core.Naming(file.text.path):
+            status = os.fstat(descriptor)
+            if identity(status) != file.identity or status.st_size != file.end:
+                text = (
+                    "The file was changed during its repair, by a program that does not take the lock; repair it again"
+                )
+                raise OSError(errno.EBUSY, text, file.text.path)
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _core.close_quietly(descriptor)  # it is on the disk
