@@ -7,7 +7,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from history import History, Section
@@ -29,19 +30,35 @@ def start(job: Callable[[], object]) -> int:
     return pid
 
 
+@contextmanager
+def processes() -> Iterator[list[int]]:
+    """Room for the pids of processes; those that are still in it at the end are killed."""
+    pids: list[int] = []
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            kill(pid)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def finish(pids: list[int]) -> list[str]:
     """Wait for processes to end. What went wrong with them."""
     wrong: list[str] = []
     end = time.monotonic() + PATIENCE
-    for pid in pids:
-        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > end:
-                os.kill(pid, signal.SIGKILL)
-                wrong.append(f"process {pid} did not end")
+    while pids and time.monotonic() < end:
+        pid, status = os.waitpid(pids[0], os.WNOHANG)
+        if pid == 0:
             time.sleep(0.002)
-        if ended[1] != 0 and not wrong:
-            wrong.append(f"a process ended with {ended[1]}")
-    return wrong
+            continue
+        del pids[0]
+        if status != 0:
+            wrong.append(f"a process ended with {status}")
+    return wrong + [f"process {pid} did not end" for pid in pids]
 
 
 class Crowd(NamedTuple):
@@ -65,14 +82,13 @@ def contend(lock: str, wait: str, crowd: Crowd, folder: str, tickets: str) -> tu
         started += 1
         return start(lambda: work(noted, lock, wait, path, [*mine], crowd.sections))
 
-    pids = [start_one() for _ in range(crowd.processes)]
-    for _ in range(crowd.kills):
-        _wait_for_ticket(noted, noted.tickets + random.randrange(1, 60))
-        victim = pids.pop(random.randrange(len(pids)))
-        os.kill(victim, signal.SIGKILL)
-        os.waitpid(victim, 0)
-        pids.append(start_one())
-    wrong = finish(pids)
+    with processes() as pids:
+        pids += [start_one() for _ in range(crowd.processes)]
+        for _ in range(crowd.kills):
+            _wait_for_ticket(noted, noted.tickets + random.randrange(1, 60))
+            kill(pids.pop(random.randrange(len(pids))))
+            pids.append(start_one())
+        wrong = finish(pids)
     return noted.sections(range(places)), wrong
 
 

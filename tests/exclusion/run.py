@@ -13,7 +13,7 @@ from pathlib import Path
 
 import history
 import work
-from crowd import Crowd, contend, finish, start
+from crowd import Crowd, contend, finish, processes, start
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import evidence
@@ -43,14 +43,13 @@ def check_from_outside(at_work: str, tickets: str) -> None:
         noted = history.History(f"{folder}/history", tickets, WATCHERS, sections)
         Path(folder, "files").mkdir()
         lock_file = f"{folder}/files/{name}"
-        busy = [start(lambda: job(lock_file, noted)) for _ in range(CROWD.processes)]
-        watchers = [
-            start(lambda place=place: work.watch(noted, lock_file, place, sections))  # type: ignore[misc]
-            for place in range(WATCHERS)
-        ]
-        wrong = finish(watchers)
-        noted.end()
-        wrong += finish(busy)
+        with processes() as busy, processes() as watchers:
+            busy += [start(lambda: job(lock_file, noted)) for _ in range(CROWD.processes)]
+            for place in range(WATCHERS):
+                watchers.append(start(lambda: work.watch(noted, lock_file, place, sections)))  # noqa: B023 - forked at once
+            wrong = finish(watchers)
+            noted.end()
+            wrong += finish(busy)
         seen = noted.sections(range(WATCHERS))
     _row(at_work, len(seen), wrong + history.violations_seen(seen), "sections that watched it from outside")
 

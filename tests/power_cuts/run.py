@@ -20,8 +20,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import evidence
 
 TARGET = "test-power-cuts"
-RECORDINGS = 8 if evidence.FULL else 1  # of each workload: threads and processes take other turns each time
-SAMPLES = 4000 if evidence.FULL else 600  # of the states of a recording, besides the extremes
+RECORDINGS = 5 if evidence.FULL else 1  # of each workload: threads and processes take other turns each time
+SAMPLES = 1500 if evidence.FULL else 600  # of the states of a recording, besides the extremes
 SEED = int(os.environ.get("HOLDFAST_SEED", random.randrange(10**6)))
 BROKEN = evidence.ROOT / "build/power-cuts"  # where states are kept that break a promise
 
