@@ -15,7 +15,6 @@ import history
 import work
 from crowd import Crowd, contend, finish, processes, start
 
-sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import evidence
 
 TARGET = "test-exclusion"

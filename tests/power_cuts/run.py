@@ -17,7 +17,6 @@ import disk
 import workload
 from cases import Case, cases_of, check
 
-sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import evidence
 
 TARGET = "test-power-cuts"
