@@ -67,6 +67,14 @@ test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on 
 		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
 	unshare --mount $(BIN)/python tests/filesystems/run.py
 
+test-exclusion: $(VENV)/.installed $(VENV)/.group-test ## check histories of every lock for two that were inside together
+	bash tools/need.sh cc=build-essential
+	PYTHONPATH=tools $(BIN)/python tests/exclusion/run.py
+
+test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cuts
+	bash tools/need.sh cc=build-essential
+	PYTHONPATH=tools $(BIN)/python tests/power_cuts/run.py
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel
