@@ -18,11 +18,11 @@ from collections import Counter
 from commands import Appends, Runs
 from crew import Scenario
 from files import Documents, Replaced, ReplacedLikeGit, States
+from holding import AsyncLocks, Deaths, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks
 from logs import CompressedLogs, DurableLogs, Logs, RotatedLogs
 
 import evidence
 import holdfast
-from locks import AsyncLocks, Deaths, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks
 
 TARGET = "test-kills"
 ROUND = 300  # kills, after which everything is checked and begun anew

@@ -70,18 +70,19 @@ class Logs(Scenario):
     durable: tuple[bool | float, ...] = (False,)
     settings: ClassVar[dict[str, Any]] = {}
     rotators = 0
+    readers = 1  # of either kind
 
     def __init__(self, folder: str, kills: int) -> None:
         self.folder = folder
         self.path = f"{folder}/log/events.jsonl"
-        writers, readers = 4, 2
-        processes = kills + writers + readers + self.rotators
+        writers = 4
+        processes = kills + writers + 2 * self.readers + self.rotators
         self.acknowledged, self.slots, self.read = cells(processes), cells(processes), cells(processes)
         os.mkdir(f"{folder}/log")
         self.crew = Crew(
             [("writers", self.write)] * writers
             + [("rotators", self.rotate)] * self.rotators
-            + [("readers", self.iterate), ("followers", self.follow)]
+            + [("readers", self.iterate), ("followers", self.follow)] * self.readers
         )
 
     def write(self, me: Worker) -> None:
@@ -132,15 +133,7 @@ class Logs(Scenario):
 
     def check(self) -> Counter[str]:
         """Every acknowledged record is in the files, and reaches readers; a last operation leaves no litter."""
-        account, torn = Account(self.acknowledged, self.slots), 0
-        for line in _lines(f"{self.folder}/log"):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                torn += 1
-                continue
-            account.see(record)
-        self._finish(account)
+        account, torn = self.read_files()
         for file in Path(self.folder).glob("reader*[0-9]"):
             checkpoint, seen = json.loads(file.read_text())
             reader = Account(self.acknowledged, self.slots, seen)
@@ -156,6 +149,19 @@ class Logs(Scenario):
         return Counter(
             {"acknowledged": sum(self.acknowledged), "records": account.records, "read": sum(self.read), "torn": torn}
         )
+
+    def read_files(self) -> tuple[Account, int]:
+        """What is in the files, and how many lines are torn."""
+        account, torn = Account(self.acknowledged, self.slots), 0
+        for line in _lines(f"{self.folder}/log"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                torn += 1
+                continue
+            account.see(record)
+        self._finish(account)
+        return account, torn
 
     def _finish(self, account: Account) -> None:
         for slot in {*self.slots} - {0}:
