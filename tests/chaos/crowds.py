@@ -127,6 +127,6 @@ def test_threads_of_processes_that_take_many_locks_in_any_order_never_wait_in_a_
         take(0)
 
     crew = Crew([("processes", work)] * processes)
-    crew.work(20_000 if evidence.FULL else 1000)
+    crew.work(10_000 if evidence.FULL else 500)
     for each in counted:
         each.check(processes * threads)

@@ -20,7 +20,7 @@ from everything import Everything, litter_in, numbers_in
 import evidence
 from holdfast import FileLock
 
-ROUNDS = 2000 if evidence.FULL else 80
+ROUNDS = 1000 if evidence.FULL else 60
 
 
 def in_a_process(work: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from everything import Everything, litter_in, numbers_in
 import evidence
 
 THREADS = 8
-FORKS = 1000 if evidence.FULL else 15
+FORKS = 200 if evidence.FULL else 15
 
 
 def test_children_forked_while_every_thread_is_inside_a_call_can_use_everything(tmp_path):

@@ -18,7 +18,7 @@ from holdfast import FileLock, ReadWriteLock, SoftFileLock, lock_all
 
 SOBER, COUNTING = 1, 2  # nobody does anything to the lock file any more; and all who come know
 
-STEPS = 20_000 if evidence.FULL else 1500
+STEPS = 10_000 if evidence.FULL else 1500
 
 KINDS = {
     "flock": FileLock,

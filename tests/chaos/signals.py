@@ -20,7 +20,7 @@ from logs import CompressedLogs, Logs, RotatedLogs
 import evidence
 from holdfast import FileLock, JsonlFile, ReadWriteLock, SoftFileLock, Timeout
 
-STEPS = 20_000 if evidence.FULL else 1000
+STEPS = 10_000 if evidence.FULL else 1000
 
 
 class Alarm(Exception):
@@ -143,5 +143,5 @@ def test_an_append_that_a_signal_handler_ends_has_happened_whole_or_not_at_all(t
 )  # fmt: skip
 def test_signals_from_outside_disturb_nobody(scenario, tmp_path):
     one = scenario(str(tmp_path), 0)
-    one.crew.pester(100_000 if evidence.FULL else 2000)
+    one.crew.pester(20_000 if evidence.FULL else 1000)
     print(dict(one.check()))

@@ -76,5 +76,5 @@ def test_a_waiter_that_is_stopped_past_its_deadline_gives_up_when_it_goes_on(nam
 )  # fmt: skip
 def test_processes_that_are_stopped_at_random_moments_break_nothing(scenario, tmp_path):
     one = scenario(str(tmp_path), 0)
-    one.crew.stop(1000 if evidence.FULL else 12)
+    one.crew.stop(200 if evidence.FULL else 12)
     print(dict(one.check()))
