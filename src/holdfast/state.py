@@ -240,7 +240,11 @@ class StateFile(OfData["Data"]):
         self._metrics = metrics
         self._meter = _core.meter_of(metrics)
         self._lock = self._new_lock(self._path)
+        # Imported now, and not when the lock is held: a child that is forked while another thread imports something
+        # waits for ever when it needs that itself, and would keep the lock.
         self._history: History | None = None
+        if history:
+            self._history_of(self._path)
         self._records = history
         self._history_errors = 0
 
