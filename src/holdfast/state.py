@@ -553,7 +553,7 @@ class StateFile(OfData["Data"]):
         try:
             versions = before.version() if before.fingerprint else None, after.version()
             self._history_of(target).add(*versions, like=os.stat(target))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             self._history_errors += 1
             text = f"revision {after.revision} of {self._path!r} was saved, but is not in its history: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=_levels_of_ours())
