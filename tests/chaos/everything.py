@@ -105,7 +105,7 @@ class Everything:
         try:
             with self.state.edit() as data:
                 data[self.me] = data.get(self.me, 0) + 1
-        except OSError:
+        except (OSError, MemoryError):
             # It may have been replaced all the same, as the error says.
             self.edits = self._seen(lambda: self.state.load().data.get(self.me, 0), self.edits)
             raise
@@ -115,7 +115,7 @@ class Everything:
         path = f"{self.folder}/{self.me}.txt"
         try:
             write_text(path, str(self.replaced + 1), durable=random.random() < 0.2)
-        except OSError:
+        except (OSError, MemoryError):
             self.replaced = self._seen(lambda: _number_in(path), self.replaced)
             raise
         self.replaced += 1

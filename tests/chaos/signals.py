@@ -18,7 +18,7 @@ from holding import AsyncLocks, Counted, Locks, ManyLocks, OfdLocks, ReadWriteLo
 from logs import CompressedLogs, Logs, RotatedLogs
 
 import evidence
-from holdfast import FileLock, JsonlFile, ReadWriteLock, SoftFileLock, Timeout
+from holdfast import FileLock, JsonlFile, ReadWriteLock, SoftFileLock, Timeout, holders
 
 STEPS = 10_000 if evidence.FULL else 1000
 
@@ -54,6 +54,7 @@ KINDS: dict[str, Callable[[str], FileLock | SoftFileLock]] = {
 @pytest.mark.parametrize("timeout", [-1, 0.02], ids=["for ever", "with a deadline"])
 def test_an_acquisition_that_a_signal_handler_ends_holds_nothing(kind, timeout, tmp_path):
     counted, raised = Counted(8), cells(8)
+    holders("nothing")  # a Timeout imports it, and an import that a signal handler ends fails in ways of Python's own
 
     def work(me: Worker) -> None:
         lock, storm = KINDS[kind](str(tmp_path / "the.lock")), Storm()
