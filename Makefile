@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 FULL ?= 0
 export HOLDFAST_FULL := $(FULL)
 
+# How long to soak.
+SECONDS ?= 3600
+
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
@@ -49,6 +52,12 @@ test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors
 test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in an emulated machine
 	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
 	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)
+
+test-chaos: $(VENV)/.installed $(VENV)/.group-test ## stopped holders, jumping clocks, forks, full disks, crowds, storms
+	bash tests/chaos/run.sh $(BIN)/python tests/chaos/chaos.py
+
+soak: $(VENV)/.installed ## a mix of everything for SECONDS=3600: does anything grow?
+	PYTHONPATH=tools:tests:tests/stress $(BIN)/python tests/chaos/soak.py $(SECONDS)
 
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)

@@ -222,14 +222,14 @@ def repair(path: str, decode: Decode | None = None, *, locked: Locked) -> Report
     """
     repaired: dict[int, _Repair] = {}
     while not _repair_all(path, decode, locked, repaired):
-        pass  # the active file was rotated under our hands
+        pass  # a file was changed under our hands
     done = list(repaired.values())
     side_files = [one.side_file for one in done if one.moved]
     return _report([one.scan for one in done], side_files, sum(one.moved for one in done))
 
 
 def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict[int, _Repair]) -> bool:
-    """Repair all files that have not been yet. False when the last one got another name meanwhile."""
+    """Repair all files that have not been yet. False when one is not what it was: the next look will tell."""
     for file in _opened(path):
         if file.number in repaired:
             continue
@@ -238,9 +238,18 @@ def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict
         with nullcontext() if file.final else locked():
             if not file.final and not file.is_named_by(path):
                 return False
-            one.finish()
+            try:
+                one.finish()
+            except (FileNotFoundError, _Changed):
+                if not file.final:
+                    raise
+                return False  # it was compressed, pruned, or repaired by somebody else
             repaired[file.number] = one
     return True
+
+
+class _Changed(OSError):
+    """A file is not any more what was looked at."""
 
 
 class _Repair:
@@ -256,6 +265,8 @@ class _Repair:
         self.scan.go_on()
         self.scan.finish()
         if self.scan.damages:
+            if self.scan.file.final and not self.scan.file.is_named_by(self.scan.path):
+                raise _Changed
             _refuse_link(self.scan.path)
             self.moved = self._set_aside()
             self._remove()
@@ -321,7 +332,7 @@ def _copy(text: Text, start: int, end: int | None, file: IO[bytes] | GzipFile) -
         file.write(piece)
         start += len(piece)
     if end is not None and start != end:
-        raise OSError(errno.EBUSY, "The file became shorter during its repair; repair it again", text.path)
+        raise _Changed(errno.EBUSY, "The file became shorter during its repair; repair it again", text.path)
 
 
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT
@@ -363,7 +374,7 @@ def _truncate(file: LogFile, size: int) -> None:
                 text = (
                     "The file was changed during its repair, by a program that does not take the lock; repair it again"
                 )
-                raise OSError(errno.EBUSY, text, file.text.path)
+                raise _Changed(errno.EBUSY, text, file.text.path)
             os.ftruncate(descriptor, size)
             os.fsync(descriptor)
     finally:
