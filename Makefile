@@ -15,7 +15,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-hostile test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-hostile fuzz test-wheel \
 	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -48,6 +48,10 @@ stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOL
 
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
+
+fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
+	bash tools/need.sh clang=clang,libclang-rt-dev
+	bash tools/fuzz.sh $(BIN)
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
