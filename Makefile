@@ -15,7 +15,7 @@ C_FILES := $(shell find csrc -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows stress test-hostile fuzz test-wheel \
+.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-py-sanitize stress test-hostile fuzz test-wheel \
 	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
 
 help: ## list the targets
@@ -42,6 +42,10 @@ test-c-valgrind: ## the C tests under valgrind
 test-c-windows: ## the C tests built for Windows, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash csrc/tests/run.sh windows
+
+test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package on a core under gcc's sanitizers
+	bash tools/need.sh gcc=gcc nm=binutils setarch=util-linux
+	bash tools/test_py_sanitize.sh $(BIN)
 
 stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
 	$(BIN)/python -m pytest tests/stress/*.py
