@@ -59,6 +59,10 @@ test-chaos: $(VENV)/.installed $(VENV)/.group-test ## stopped holders, jumping c
 soak: $(VENV)/.installed ## a mix of everything for SECONDS=3600: does anything grow?
 	PYTHONPATH=tools:tests:tests/stress $(BIN)/python tests/chaos/soak.py $(SECONDS)
 
+test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package on a core under gcc's sanitizers
+	bash tools/need.sh gcc=gcc nm=binutils setarch=util-linux
+	bash tools/test_py_sanitize.sh $(BIN)
+
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
 
@@ -83,6 +87,10 @@ test-exclusion: $(VENV)/.installed $(VENV)/.group-test ## check histories of eve
 test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cuts
 	bash tools/need.sh cc=build-essential
 	PYTHONPATH=tools $(BIN)/python tests/power_cuts/run.py
+
+fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
+	bash tools/need.sh clang=clang,libclang-rt-dev
+	bash tools/fuzz.sh $(BIN)
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
