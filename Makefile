@@ -11,12 +11,12 @@ export HOLDFAST_FULL := $(FULL)
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
-C_FILES := $(shell find csrc -name '*.[ch]')
+C_FILES := $(shell find csrc tests -name '*.[ch]')
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-c test-py test-c-sanitize test-c-valgrind test-c-windows test-windows stress test-wheel \
-	lint docs bench results instructions wheel check-wheel check-workflows cross-check clean
+HASH := \#
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.* $(HASH)$(HASH) .*/\1/p' Makefile)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
@@ -43,12 +43,29 @@ test-c-windows: ## the C tests built for Windows, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash csrc/tests/run.sh windows
 
+test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
+	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
+
+test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in an emulated machine
+	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
+	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)
+
+test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
+	bash tools/test_hostile.sh $(BIN)
+
+test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
+	bash tools/need.sh strace=strace
+	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
+
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash tools/test_windows.sh
 
-stress: $(VENV)/.installed $(VENV)/.group-test ## kill thousands of writers (HOLDFAST_KILLS says how many)
-	$(BIN)/python -m pytest tests/stress/*.py
+test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on ext4, xfs, btrfs, tmpfs, overlayfs, FUSE
+	bash tools/need.sh cc=build-essential mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bindfs=bindfs \
+		sshfs=sshfs ssh=openssh-client sshd=openssh-server fusermount3=fuse3 pkg-config=pkg-config \
+		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
+	unshare --mount $(BIN)/python tests/filesystems/run.py
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def path(tmp_path: Path) -> str:
     """The path of a lock file that does not exist yet."""
     return str(tmp_path / "the.lock")
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that others may reach, and work in; pytest's own is private."""
+    directory = tempfile.mkdtemp(prefix="holdfast-test-")
+    os.chmod(directory, 0o777)
+    yield Path(directory)
+    os.chmod(directory, 0o777)
+    for root, directories, _ in os.walk(directory):
+        for name in directories:
+            os.chmod(os.path.join(root, name), 0o777)
+    shutil.rmtree(directory)
 
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")

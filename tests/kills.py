@@ -1,4 +1,4 @@
-"""Writers of one log that are killed at random, and what must hold afterwards: for the tests and the stress runs."""
+"""Writers of one log that are killed at random, and what must hold afterwards."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_only_the_module_of_the_chosen_command_is_imported(tmp_path):
         "print(*(name for name in sys.modules if name.startswith('holdfast.cli.')))"
     )
     result = subprocess.run([*PYTHON, code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["holdfast.cli.rotate"]
+    assert {*result.stdout.split()} & {f"holdfast.cli.{name}" for name in COMMANDS} == {"holdfast.cli.rotate"}
 
 
 def test_what_the_system_refuses_is_one_line_and_exit_code_74(tmp_path):

@@ -8,9 +8,7 @@ import re
 import shutil
 import socket
 import sys
-import tempfile
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -227,19 +225,6 @@ PREPARE = """
             return error
         raise AssertionError("it was locked")
 """
-
-
-@pytest.fixture
-def public_directory():
-    """A directory that others may reach, and work in; pytest's own is private."""
-    directory = tempfile.mkdtemp(prefix="holdfast-test-")
-    os.chmod(directory, 0o777)
-    yield Path(directory)
-    os.chmod(directory, 0o777)
-    for root, directories, _ in os.walk(directory):
-        for name in directories:
-            os.chmod(os.path.join(root, name), 0o777)
-    shutil.rmtree(directory)
 
 
 def run_unprivileged(code, *args):

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 
@@ -244,10 +243,8 @@ def test_what_is_no_file_is_refused_and_never_waited_for(path):
 
 @posix_only
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_a_permission_that_was_lost_is_an_error_until_it_is_back(tmp_path, path):
-    for folder in path.parents:
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
-    tmp_path.chmod(0o777)
+def test_a_permission_that_was_lost_is_an_error_until_it_is_back(public_directory):
+    path = public_directory / "events.jsonl"
     with Child(
         """
         from holdfast import JsonlFile
@@ -267,13 +264,13 @@ def test_a_permission_that_was_lost_is_an_error_until_it_is_back(tmp_path, path)
         say("done")
         """,
         path,
-        tmp_path,
+        public_directory,
     ) as child:
         child.expect("renamed")
-        tmp_path.chmod(0o755)
+        public_directory.chmod(0o755)
         child.tell()
         child.expect(str(path))
-        tmp_path.chmod(0o777)
+        public_directory.chmod(0o777)
         child.tell()
         child.expect("done")
     assert numbers(path) == [3]

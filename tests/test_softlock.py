@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import os
 import pickle
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import frees_names_of_open_files, linux_only, posix_only
+from faults import interposed
 from holdfast import SoftFileLock, Timeout
 from support import ALARMS, PATIENCE, Child, eventually, in_another_thread
 
@@ -646,6 +648,25 @@ def test_the_lock_of_a_process_on_another_host_is_not_taken_over_and_the_error_s
     assert [(holder.pid, holder.host) for holder in error.holders] == [(dead_pid, "elsewhere")]
 
 
+@posix_only
+def test_a_lock_is_free_that_was_released_while_its_file_was_looked_at_over_a_network(path):
+    looks = 0
+
+    def meddle(call):
+        nonlocal looks
+        looks += call == "fstat"
+        if looks != 2:  # the first is to see that it is a regular file
+            return None
+        looks += 1
+        os.unlink(path)
+        return errno.ESTALE
+
+    with Child(HOLD, path) as holder:
+        holder.expect("held")
+        with interposed(meddle), SoftFileLock(path, blocking=False):
+            assert looks > 2
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"somebody else's file\n"])
 def test_a_file_that_is_not_a_marker_is_not_taken_over(path, content):
     Path(path).write_bytes(content)
@@ -903,7 +924,8 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
 def test_a_forked_child_holds_nothing_and_its_end_does_not_remove_the_marker(path):
     with Child(
         """
-        from holdfast import SoftFileLock, Timeout
+        from faults import interposed
+from holdfast import SoftFileLock, Timeout
         lock = SoftFileLock(args[0])
         lock.acquire()
         pid = os.fork()
@@ -1096,7 +1118,8 @@ def poor(rules, code):
 @pytest.mark.parametrize("rules", [NO_UNNAMED, NO_LINKS], ids=["no unnamed files", "no links at all"])
 def test_a_lock_works_without_unnamed_files_and_without_links(tmp_path, path, rules):
     code = """
-    from holdfast import SoftFileLock, Timeout
+    from faults import interposed
+from holdfast import SoftFileLock, Timeout
     with SoftFileLock(args[0]) as lock:
         assert open(args[0]).read().startswith(f"{os.getpid()}\\n")
         assert os.listdir(args[1]) == ["the.lock"], os.listdir(args[1])

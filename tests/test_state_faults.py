@@ -21,7 +21,7 @@ from support import Child, is_free
 
 pytestmark = posix_only
 if os.name == "posix":
-    from faults import Failure, crash_at, every_failure
+    from faults import Failure, crash_at, every_failure, interposed
 
 
 @pytest.fixture
@@ -55,6 +55,14 @@ def test_a_crash_between_any_two_steps_of_a_save_leaves_the_old_state_or_the_new
             assert found.at(found.load().revision).data == {"n": "last"}
         shutil.rmtree(path.parent)
     assert turn > 10
+
+
+def test_a_state_that_is_replaced_while_it_is_read_over_a_network_is_read_again(path):
+    StateFile(path).save({"n": 1})
+    stale = iter([errno.ESTALE])
+    with interposed(lambda call: next(stale, None) if call == "fstat" else None):
+        assert StateFile(path).load().data == {"n": 1}
+    assert not [*stale]
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -422,3 +422,45 @@ def test_msgspec_is_named_when_it_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"holdfast\[typed\]"):
         StateFile(tmp_path / "plan.json", type=Plan)
     assert StateFile(tmp_path / "model.json", type=Model).load().data == Model()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that somebody wrote who means harm
+
+LAUGHS = "a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
+    f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (LAUGHS, "far more than is written"),
+        ("a: &a [*a]\n", "contains it"),
+        ("a: &a {b: {c: *a}}\n", "contains it"),
+        ("a: !!python/object/apply:os.system [touch executed]\n", "tag"),
+        ("a: !!python/name:os.system\n", "tag"),
+        ("revision: 0x" + "f" * 10000 + "\na: 1\n", "not a revision"),
+    ],
+    ids=["a billion laughs", "a cycle", "a longer cycle", "a tag that calls", "a tag that names", "revision"],
+)
+def test_yaml_that_means_harm_is_damage_and_nothing_else_happens(tmp_path, monkeypatch, text, why):
+    pytest.importorskip("ruamel.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "state.yaml").write_text(text)
+    state = StateFile("state.yaml", history=True)
+    for attempt in (state.load, lambda: state.edit().__enter__(), lambda: state.save({}), lambda: state.update(dict)):
+        with pytest.raises(DamagedState, match=why):
+            attempt()
+    assert (tmp_path / "state.yaml").read_text() == text
+    assert not (tmp_path / "executed").exists()
+
+
+def test_yaml_aliases_that_somebody_can_have_meant_are_read(tmp_path):
+    pytest.importorskip("ruamel.yaml")
+    text = "base: &base {a: 1, b: [&x [1, 2], *x, *x]}\n" + "".join(
+        f"j{n}: {{<<: *base, name: {n}}}\n" for n in range(300)
+    )
+    (tmp_path / "state.yaml").write_text(text)
+    data = StateFile(tmp_path / "state.yaml").load().data
+    assert data["j299"] == {"a": 1, "b": [[1, 2]] * 3, "name": 299}

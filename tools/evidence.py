@@ -4,6 +4,7 @@ tools/evidence.py begin test-windows                                 before the 
 tools/evidence.py row test-windows "C core, amd64" --passed 183      what a script counted itself
 tools/evidence.py pytest test-windows "CPython 3.14" report.xml      what pytest counted (--junitxml)
 tools/evidence.py end test-windows                                   the table; its status says whether anything failed
+tools/evidence.py keep                                               the latest runs into docs/evidence, and the page
 
 A row counts what passed, failed and was skipped, and may have a note: why something was skipped, or what was counted.
 The rows of a target are in build/evidence/TARGET.json.
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections import Counter
@@ -25,6 +27,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build/evidence"
+KEPT = ROOT / "docs/evidence"
+PAGE = ROOT / "docs/evidence.md"
 
 # The long form of every target: `make TARGET FULL=1`.
 FULL = os.environ.get("HOLDFAST_FULL") == "1"
@@ -96,6 +100,39 @@ def end(target: str) -> int:
     return sum(each["failed"] > 0 for each in run["rows"])
 
 
+def keep() -> None:
+    """Keep the latest run of each target for the page, but no short one in the place of a full one; make the page."""
+    KEPT.mkdir(exist_ok=True)
+    for latest in sorted(FOLDER.glob("*.json")):
+        kept = KEPT / latest.name
+        text = latest.read_text(encoding="utf-8")
+        if not kept.exists() or json.loads(text)["full"] or not json.loads(kept.read_text(encoding="utf-8"))["full"]:
+            kept.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def page(text: str) -> str:
+    """The text of the page, in which the table after each `<!-- run: TARGET -->` is that of the run that was kept."""
+
+    def table(mark: re.Match[str]) -> str:
+        run = cast("Run", json.loads((KEPT / f"{mark[1]}.json").read_text(encoding="utf-8")))
+        return f"<!-- run: {mark[1]} -->\n{_table(run)}<!-- end -->\n"
+
+    return re.sub(r"<!-- run: (\S+) -->\n.*?<!-- end -->\n", table, text, flags=re.DOTALL)
+
+
+def _table(run: Run) -> str:
+    """A run for the page."""
+    date = time.strftime("%Y-%m-%d", time.gmtime(run["began"]))
+    command = f"make {run['target']}{' FULL=1' if run['full'] else ''}"
+    lines = [f"`{command}`, {date}, {run['machine']}, {run['seconds']:,.0f} s", ""]
+    lines += ["| what | passed | failed | skipped | |", "| --- | ---: | ---: | ---: | --- |"]
+    for each in run["rows"]:
+        note = each["note"].replace("|", "\\|")
+        lines.append(f"| {each['what']} | {each['passed']:,} | {each['failed']:,} | {each['skipped']:,} | {note} |")
+    return "\n".join([*lines, ""])
+
+
 def _reasons(cases: list[ElementTree.Element]) -> Iterator[str]:
     for case in cases:
         skipped = case.find("skipped")
@@ -123,6 +160,7 @@ def main() -> int:
     """Do what a script asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("keep")
     for name in ("begin", "row", "pytest", "end"):
         command = commands.add_parser(name)
         command.add_argument("target")
@@ -133,8 +171,9 @@ def main() -> int:
     for count in ("--passed", "--failed", "--skipped"):
         commands.choices["row"].add_argument(count, type=int, default=0)
     options = vars(parser.parse_args())
-    actions: dict[str, Callable[..., int | None]] = {"begin": begin, "row": row, "pytest": pytest, "end": end}
-    return min(actions[options.pop("command")](**options) or 0, 1)
+    actions: list[Callable[..., int | None]] = [begin, row, pytest, end, keep]
+    action = {each.__name__: each for each in actions}[options.pop("command")]
+    return min(action(**options) or 0, 1)
 
 
 if __name__ == "__main__":

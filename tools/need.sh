@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Make sure that commands exist: tools/need.sh COMMAND=PACKAGE[,PACKAGE]...
+# Make sure that commands, or files, exist: tools/need.sh COMMAND=PACKAGE[,PACKAGE]... /PATH=PACKAGE...
 # Debian's packages are installed where that needs no questions; elsewhere this says what to install.
 set -euo pipefail
 
 packages=()
+PATH=$PATH:/usr/sbin:/sbin
 for need in "$@"; do
-    if ! command -v "${need%%=*}" >/dev/null; then
+    if ! [[ $need == /* && -e ${need%%=*} ]] && ! command -v "${need%%=*}" >/dev/null; then
         IFS=, read -ra names <<<"${need#*=}"
         packages+=("${names[@]}")
     fi

@@ -13,6 +13,9 @@
 #define MODIFIED st_mtim
 #endif
 
+/* How often in a row a free name must be refused, for a file system that has no way to give one. */
+#define REFUSALS 8
+
 static int write_all(int fd, const char *data, size_t length) {
     while (length > 0) {
         ssize_t written = hf__sys.write(fd, data, length);
@@ -85,17 +88,52 @@ static bool was_linked(int fd) {
 }
 
 /* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. */
-static int move_into_place(int fd, const char *scratch, const char *path) {
+static int link_or_rename(int fd, const char *scratch, const char *path) {
     int error = hf__sys.link(scratch, path) == 0 ? 0 : errno;
-    if (error == 0 || (error == EEXIST && was_linked(fd))) {
-        (void)hf__sys.unlink(scratch);
+    if (error == 0 || (error == EEXIST && was_linked(fd)))
         return 0;
-    }
     if (!unsupported(-error))
         return name_error(error);
     if (hf__sys.rename_new(scratch, path) == 0)
         return 0;
     return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
+}
+
+/* SFTP has no word for a name that is taken, and refuses it like a link that cannot be made. So where that is refused and
+   the name is there, it is taken. If it was removed just now, the next link is made. */
+static int move_into_place(int fd, const char *scratch, const char *path) {
+    struct stat status;
+    for (int i = 0; i < REFUSALS; i++) {
+        int rc = link_or_rename(fd, scratch, path);
+        if (rc != HF_NO_LOCKS)
+            return rc;
+        if (hf__sys.lstat(path, &status) == 0)
+            return HF_BUSY;
+    }
+    return HF_NO_LOCKS;
+}
+
+/* Whether a marker is the one with this record, and not one that somebody else has put in its place. */
+static bool has_record(int fd, const hf__record *record) {
+    char found[1024];
+    size_t length = record->length < sizeof found ? record->length : sizeof found;
+    return hf__sys.pread(fd, found, length, 0) == (ssize_t)length && memcmp(found, record->text, length) == 0;
+}
+
+/* Have the marker open by its own name. On some file systems (sshfs, for one) two links to one file have two inode
+   numbers, and that of the scratch file is not the one by which the path will be known. */
+static int reopen(const char *path, const hf__record *record, int *file, hf__identity *identity) {
+    int64_t size;
+    if (hf__file_is_at(path, identity, &size))
+        return 0;
+    hf__file named;
+    int rc = hf__marker_open(path, &named, identity);
+    if (rc != 0)
+        return rc;
+    bool ours = has_record(named, record);
+    hf__file_close(ours ? *file : named);
+    *file = ours ? named : *file;
+    return ours ? 0 : HF_BUSY;
 }
 
 static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
@@ -107,11 +145,15 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
     if (rc == 0)
         rc = move_into_place(fd, scratch, path);
     if (rc == 0) {
-        *file = fd;
-    } else {
-        (void)hf__sys.unlink(scratch);
-        hf__file_close(fd);
+        rc = reopen(path, record, &fd, identity);
+        if (rc != 0 && rc != HF_BUSY)
+            (void)hf__sys.unlink(path); /* nobody could: it names a living owner */
     }
+    (void)hf__sys.unlink(scratch); /* there is none any more if it was renamed */
+    if (rc == 0)
+        *file = fd;
+    else
+        hf__file_close(fd);
     return rc;
 }
 
@@ -148,17 +190,22 @@ static int64_t age_of(const struct timespec *written, const struct timespec *now
     return seconds * 1000000000 + (now->tv_nsec - written->tv_nsec);
 }
 
+/* Over a network, nothing is given out of a file that somebody has removed meanwhile. */
+static int read_error(int error) {
+    return error == ESTALE ? -ENOENT : -error;
+}
+
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) {
     struct stat status;
     struct timespec now;
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
-        return -errno;
+        return read_error(errno);
     *age = age_of(&status.MODIFIED, &now);
     ssize_t length;
     do
         length = hf__sys.pread(file, record, capacity, 0); /* wherever the file's position is */
     while (length < 0 && errno == EINTR);
-    return length < 0 ? -errno : (int)length;
+    return length < 0 ? read_error(errno) : (int)length;
 }
 
 /* 0 if the path names the marker, -ENOENT if it names another file or none; what cannot be seen is an error. */

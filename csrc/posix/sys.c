@@ -53,7 +53,7 @@ static int sys_birth_time(int fd, struct timespec *born) {
 #if defined(__linux__) && defined(SYS_statx) && defined(STATX_BTIME)
     struct statx status;
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &status) == 0 && (status.stx_mask & STATX_BTIME)) {
-        *born = (struct timespec){.tv_sec = (time_t)status.stx_btime.tv_sec, .tv_nsec = status.stx_btime.tv_nsec};
+        *born = (struct timespec){.tv_sec = (time_t)status.stx_btime.tv_sec, .tv_nsec = (long)status.stx_btime.tv_nsec};
         return 0;
     }
 #elif defined(__APPLE__)
@@ -155,6 +155,7 @@ struct hf__sys hf__sys = {
     .mmap = mmap,
     .munmap = munmap,
 #ifdef __linux__
+    .fstatfs = fstatfs,
     .thread_timer_create = sys_thread_timer_create,
     .timer_settime = timer_settime,
     .timer_delete = timer_delete,
@@ -205,6 +206,7 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(mmap),
     HF__SYS_ENTRY(munmap),
 #ifdef __linux__
+    HF__SYS_ENTRY(fstatfs),
     HF__SYS_ENTRY(thread_timer_create),
     HF__SYS_ENTRY(timer_settime),
     HF__SYS_ENTRY(timer_delete),

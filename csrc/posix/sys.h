@@ -11,6 +11,10 @@
 
 #include "platform.h"
 
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
+
 #ifdef __APPLE__
 #include <copyfile.h>
 #endif
@@ -55,6 +59,7 @@ struct hf__sys {
     void *(*mmap)(void *address, size_t size, int protection, int flags, int fd, off_t offset);
     int (*munmap)(void *address, size_t size);
 #ifdef __linux__
+    int (*fstatfs)(int fd, struct statfs *status);
     int (*thread_timer_create)(int number, timer_t *timer);
     int (*timer_settime)(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old);
     int (*timer_delete)(timer_t timer);

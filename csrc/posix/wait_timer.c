@@ -3,6 +3,8 @@
  * The timer sends a signal to this very thread when the time is over. Its handler does nothing, and is installed without
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
+ *
+ * Where a program makes the file system (FUSE), the call waits for that program, which need not hear of signals.
  */
 #ifdef __linux__
 
@@ -20,15 +22,16 @@ static void wake(int number) {
 }
 
 /* A signal that is ours: one that has our handler, or that nobody handles and gets it now. 0 when there is none. Asked
-   anew for each wait, because others may install handlers at any time. */
+   anew for each wait, because others may install handlers at any time. Never one of the last two: a program that QEMU
+   runs for another processor may ask for their handlers, but cannot get them. */
 static int wake_signal(void) {
-    for (int number = SIGRTMAX; number >= SIGRTMIN; number--) {
+    for (int number = SIGRTMAX - 2; number >= SIGRTMIN; number--) {
         struct sigaction current;
-        if (hf__sys.sigaction(number, NULL, &current) != 0)
+        if (hf__sys.sigaction(number, NULL, &current) != 0 || ((unsigned)current.sa_flags & SA_SIGINFO))
             continue;
-        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == wake)
+        if (current.sa_handler == wake)
             return number;
-        if (!(current.sa_flags & SA_SIGINFO) && current.sa_handler == SIG_DFL) {
+        if (current.sa_handler == SIG_DFL) {
             struct sigaction ours = {.sa_handler = wake};
             if (hf__sys.sigaction(number, &ours, NULL) == 0)
                 return number;
@@ -63,7 +66,16 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     return hf_now() >= order->until ? HF_BUSY : HF_INTERRUPTED;
 }
 
+#define FUSE 0x65735546 /* the type of such file systems */
+
+static bool is_made_by_a_program(int fd) {
+    struct statfs status;
+    return hf__sys.fstatfs(fd, &status) == 0 && status.f_type == FUSE;
+}
+
 int hf__wait_in_kernel(const hf__wait_order *order) {
+    if (is_made_by_a_program(order->file))
+        return -ENOSYS;
     int number = wake_signal();
     timer_t timer;
     if (number == 0 || hf__sys.thread_timer_create(number, &timer) != 0)

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -64,6 +65,7 @@ FAILING(int, kill, (pid_t pid, int number), (pid, number))
 FAILING(void *, mmap, (void *address, size_t size, int protection, int flags, int fd, off_t offset),
         (address, size, protection, flags, fd, offset))
 FAILING_AFTERWARDS(int, munmap, (void *address, size_t size), (address, size))
+FAILING(int, fstatfs, (int fd, struct statfs *status), (fd, status))
 FAILING(int, thread_timer_create, (int number, timer_t *timer), (number, timer))
 FAILING(int, timer_settime, (timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old),
         (timer, flags, value, old))
@@ -87,39 +89,15 @@ static const struct {
     void *function;
     void *real; /* where the function behind it is kept */
 } failing[] = {
-    ENTRY(open),
-    ENTRY(close),
-    ENTRY(fstat),
-    ENTRY(lstat),
-    ENTRY(fchmod),
-    ENTRY(read),
-    ENTRY(fchown),
-    ENTRY(rename),
-    ENTRY(listxattr),
-    ENTRY(getxattr),
-    ENTRY(fsetxattr),
-    ENTRY(ftruncate),
-    ENTRY(birth_time),
-    ENTRY(fsync),
-    ENTRY(pread),
-    ENTRY(write),
-    ENTRY(fdatasync),
-    ENTRY(link),
-    ENTRY(link_unnamed),
-    ENTRY(rename_new),
-    ENTRY(unlink),
-    ENTRY(flock),
-    ENTRY(fcntl_lock),
-    ENTRY(sigaction),
-    ENTRY(thread_sigmask),
-    ENTRY(clock_gettime),
-    ENTRY(nanosleep),
-    ENTRY(kill),
-    ENTRY(mmap),
-    ENTRY(munmap),
-    ENTRY(thread_timer_create),
-    ENTRY(timer_settime),
-    ENTRY(timer_delete),
+    ENTRY(open),           ENTRY(close),         ENTRY(fstat),        ENTRY(lstat),
+    ENTRY(fchmod),         ENTRY(read),          ENTRY(fchown),       ENTRY(rename),
+    ENTRY(listxattr),      ENTRY(getxattr),      ENTRY(fsetxattr),    ENTRY(ftruncate),
+    ENTRY(birth_time),     ENTRY(fsync),         ENTRY(pread),        ENTRY(write),
+    ENTRY(fdatasync),      ENTRY(link),          ENTRY(link_unnamed), ENTRY(rename_new),
+    ENTRY(unlink),         ENTRY(flock),         ENTRY(fcntl_lock),   ENTRY(sigaction),
+    ENTRY(thread_sigmask), ENTRY(clock_gettime), ENTRY(nanosleep),    ENTRY(kill),
+    ENTRY(mmap),           ENTRY(munmap),        ENTRY(fstatfs),      ENTRY(thread_timer_create),
+    ENTRY(timer_settime),  ENTRY(timer_delete),
 };
 
 static bool can_fail(const char *name) {

@@ -333,6 +333,45 @@ static void works_without_hard_links(int error) {
     expect_it_works();
 }
 
+/* As over sshfs, where a link is another inode. */
+static int copying_link(const char *from, const char *to) {
+    char text[64];
+    int source = open(from, O_RDONLY), copy = open(to, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    ssize_t length = source >= 0 && copy >= 0 ? read(source, text, sizeof text) : -1;
+    int rc = length >= 0 && write(copy, text, (size_t)length) == length ? 0 : -1;
+    int error = errno;
+    close(source);
+    close(copy);
+    errno = error;
+    return rc;
+}
+
+static void works_where_a_link_is_another_inode(int variant) {
+    (void)variant;
+    without_unnamed_files();
+    hf_sys_set("link", (void *)copying_link);
+    expect_it_works();
+}
+
+/* As over SFTP, where a name that is taken by the time of the link is refused like a link that cannot be made. */
+static int refused_link(const char *from, const char *to) {
+    (void)from;
+    close(open(to, O_WRONLY | O_CREAT, 0644));
+    errno = EPERM;
+    return -1;
+}
+
+static void is_busy_where_a_taken_name_is_refused(int variant) {
+    (void)variant;
+    without_unnamed_files();
+    error_of_rename = EINVAL;
+    hf_sys_set("link", (void *)refused_link);
+    hf_sys_set("rename_new", (void *)failing_rename);
+    hf_marker *marker;
+    CHECK_IS(create("me", &marker), HF_BUSY);
+    CHECK_IS(count_files(test_path(".")), 1);
+}
+
 static void says_when_no_name_can_be_given(int error) {
     without_unnamed_files();
     error_to_give = EPERM;
@@ -462,6 +501,8 @@ const check_test markers_tests[] = {
     {"a marker is created without /proc", works_without_proc, 0},
     {"a marker is created without hard links (EPERM)", works_without_hard_links, EPERM},
     {"a marker is created without hard links (EOPNOTSUPP)", works_without_hard_links, EOPNOTSUPP},
+    {"a marker is removed where a link is another inode", works_where_a_link_is_another_inode, 0},
+    {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},
     {"a file system without any way to name a file is reported (EINVAL)", says_when_no_name_can_be_given, EINVAL},
     {"a file system without any way to name a file is reported (ENOSYS)", says_when_no_name_can_be_given, ENOSYS},
     {"nothing is left of a marker that cannot be created", leaves_nothing_when_it_fails, 0},

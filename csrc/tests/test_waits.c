@@ -5,6 +5,9 @@
 #include <signal.h>
 #include <pthread.h>
 #include <sys/file.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -382,6 +385,12 @@ static int timer_not_set(timer_t timer, int flags, const struct itimerspec *valu
     return -1;
 }
 
+static int made_by_a_program(int fd, struct statfs *status) {
+    (void)fd;
+    *status = (struct statfs){.f_type = 0x65735546};
+    return 0;
+}
+
 /* Where the kernel cannot wait until a deadline, the wait sleeps; and both outcomes are right. */
 static void polls_without(const char *name, void *function) {
     scene of = new_scene(0);
@@ -420,6 +429,11 @@ static void polls_without_a_timer(int flags) {
 static void polls_when_the_timer_is_not_set(int flags) {
     (void)flags;
     polls_without("timer_settime", (void *)timer_not_set);
+}
+
+static void polls_where_a_program_makes_the_file_system(int flags) {
+    (void)flags;
+    polls_without("fstatfs", (void *)made_by_a_program);
 }
 
 static void does_not_sleep_where_the_kernel_waits(int flags) {
@@ -532,6 +546,7 @@ const check_test waits_tests[] = {
     {"a wait polls when every signal is somebody's", polls_without_a_free_signal, 0},
     {"a wait polls when there is no timer", polls_without_a_timer, 0},
     {"a wait polls when the timer cannot be set", polls_when_the_timer_is_not_set, 0},
+    {"a wait polls where a program makes the file system", polls_where_a_program_makes_the_file_system, 0},
     EACH_WAY("only a wait that polls sleeps", does_not_sleep_where_the_kernel_waits),
 #endif
     EACH_WAY("a wait for a file that is removed ends with the lock at the path", unlinked_while_waiting),

@@ -137,7 +137,7 @@ def applied(state: Any, change: ValueChange) -> Any:
     """
     try:
         return _applied(state, change)
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"there is nothing at {change.path} that could be {change.kind}") from error
 
 

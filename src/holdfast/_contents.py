@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from holdfast._core import open_for_reading, read_error
+from holdfast._core import Naming, close_quietly, open_for_reading, read_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _SETTLED = 2.5
 """Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
 elsewhere of some milliseconds, in which a second change of the same length would not show."""
+
+
+_ATTEMPTS = 100
+"""To read a file that is replaced meanwhile: on network file systems an open one may then be a stale handle."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +58,38 @@ def read(path: str) -> Contents:
     >>> read("settings.json").data
     b'{}'
     """
+    attempts = _ATTEMPTS
+    while True:
+        try:
+            return _read(path)
+        except OSError as error:
+            attempts -= 1
+            if error.errno != errno.ESTALE or not attempts:
+                raise
+
+
+def _read(path: str) -> Contents:
     try:
         descriptor = open_for_reading(path, read_error)
     except FileNotFoundError:
         return MISSING
     try:
-        before = os.fstat(descriptor)
-        room = before.st_size + 1
-        pieces = [os.read(descriptor, room)]
-        while len(pieces[-1]) == room:  # it has grown since
-            pieces.append(os.read(descriptor, room))
+        with Naming(path):
+            before = os.fstat(descriptor)
+            data = _read_all(descriptor, before.st_size)
     finally:
-        os.close(descriptor)
+        close_quietly(descriptor)
     # The stamp is from before: what changes while it is read will not be recognised.
-    return Contents(b"".join(pieces), _stamp(before) if _is_settled(before) else None)
+    return Contents(data, _stamp(before) if _is_settled(before) else None)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """What is in a file that had this size a moment ago."""
+    data = os.read(descriptor, size + 1)
+    # It may have grown; and a read may give less than there is, where a network is between.
+    while len(data) != size and (piece := os.read(descriptor, size + 1)):
+        data += piece
+    return data
 
 
 def fingerprint(data: bytes | None) -> str:

@@ -12,6 +12,7 @@ from holdfast._native import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
     from typing import Any, TypeAlias
 
     Lock: TypeAlias = Any  # cffi's pointers have no types of their own
@@ -272,6 +273,32 @@ class NewFile:
             descriptor = self.descriptor
             self._slot[0] = self._descriptor = -1
             os.close(descriptor)
+
+
+class Naming:
+    """Has the errors of a with block say which file it was: calls on a descriptor do not know."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = self._path
+
+
+def close_quietly(descriptor: int) -> None:
+    """Close a descriptor that was only read from: it is closed whatever the system says, and nothing is lost."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass
 
 
 def _descriptor_of(opened: int) -> int:

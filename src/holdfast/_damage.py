@@ -11,7 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from gzip import GzipFile
 
+from holdfast._base import sync_directory
 from holdfast._lines import LogFile, careful, reason_of
+from holdfast._planted import is_planted
 from holdfast._reading import decode_json, opened, whole
 from holdfast._texts import Text, ZippedText, identity
 
@@ -254,6 +256,7 @@ class _Repair:
         self.scan.go_on()
         self.scan.finish()
         if self.scan.damages:
+            _refuse_link(self.scan.path)
             self.moved = self._set_aside()
             self._remove()
 
@@ -272,18 +275,20 @@ class _Repair:
                 side_file.write(b"\n")
             side_file.flush()
             os.fsync(side_file.fileno())
-        _sync_directory(self.side_file)
+        sync_directory(os.path.dirname(self.side_file))
         return sum(damage.length for damage in damages)
 
     def _remove(self) -> None:
-        from holdfast.atomic import atomic_write
+        from holdfast.atomic import replacing
 
         first = self.scan.damages[0].offset
-        if not isinstance(self.scan.file.text, ZippedText) and self._is_tail():
+        text = self.scan.file.text
+        # A file with another name is not cut off: that may be somebody's who has nothing to do with this log.
+        if not isinstance(text, ZippedText) and self._is_tail() and text.status().st_nlink == 1:
             _truncate(self.scan.file, first)
             return
-        with atomic_write(self.scan.path, "wb") as file:
-            if isinstance(self.scan.file.text, ZippedText):
+        with replacing(self.scan.path) as file:
+            if isinstance(text, ZippedText):
                 with GzipFile(filename="", mode="wb", fileobj=file) as zipped:
                     self._copy_records(zipped)
             else:
@@ -322,6 +327,12 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT
 _SAFELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NOCTTY", "O_NONBLOCK", "O_NOFOLLOW"))
 
 
+def _refuse_link(path: str) -> None:
+    if os.path.islink(path):
+        text = "a symbolic link is in the place of this file, and what it leads to is not repaired; remove the link"
+        raise OSError(errno.ELOOP, text, path)
+
+
 def _open_side_file(path: str, mode: int) -> IO[bytes]:
     descriptor = os.open(path, _APPEND | _SAFELY, mode)
     file = os.fdopen(descriptor, "ab")
@@ -329,6 +340,9 @@ def _open_side_file(path: str, mode: int) -> IO[bytes]:
     if not stat.S_ISREG(status.st_mode):
         file.close()
         raise OSError(errno.EINVAL, "Damaged lines cannot be moved here: it is not a regular file; remove it", path)
+    if is_planted(path, status):
+        file.close()
+        raise PermissionError(errno.EACCES, "Damaged lines are not moved here: it is somebody else's; remove it", path)
     if status.st_size > 0:
         os.lseek(descriptor, -1, os.SEEK_END)
         if os.read(descriptor, 1) != b"\n":
@@ -344,16 +358,6 @@ def _truncate(file: LogFile, size: int) -> None:
             text = "The file was changed during its repair, by a program that does not take the lock; repair it again"
             raise OSError(errno.EBUSY, text, file.text.path)
         os.ftruncate(descriptor, size)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: str) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | _SAFELY)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

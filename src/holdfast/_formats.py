@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from typing import NamedTuple
 
 from holdfast._changes import identical
 
@@ -171,6 +172,8 @@ class Yaml(_Annotated):
     def _parse(self, text: str) -> Any:
         # The pure one: the other reads YAML 1.1, in which "no" is false.
         data = self._ruamel.YAML(typ="safe", pure=True).load(text)
+        if "*" in text:
+            _refuse_overgrown(data, len(text))
         return {} if data is None else data  # nothing but comments
 
     def _written(self, data: dict[Any, Any]) -> str:
@@ -299,6 +302,37 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def _refuse_overgrown(data: Any, length: int) -> None:
+    """Refuse data whose aliases make them endless, or so much larger than their text that nobody can have meant it.
+
+    Aliases of aliases of lists grow tenfold with every line. Whatever looks at all data, as saving does, would not end.
+    """
+    room = 100_000 + 10 * length
+    above: set[int] = set()  # what contains the value that is looked at
+    todo: list[Any] = [data]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, _Leaving):
+            above.remove(value.container)
+        elif isinstance(value, (Mapping, list, tuple, Set)):
+            room -= 1 + len(value)
+            if id(value) in above:
+                raise ValueError("an alias stands for a value that contains it")
+            if room < 0:
+                raise ValueError("its aliases stand for far more than is written")
+            above.add(id(value))
+            todo.append(_Leaving(id(value)))
+            todo += value
+            if isinstance(value, Mapping):
+                todo += value.values()
+
+
+class _Leaving(NamedTuple):
+    """In a list of what is still to be looked at: here a container ends."""
+
+    container: int
 
 
 def _reason(error: Exception) -> str:

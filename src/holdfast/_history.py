@@ -7,6 +7,7 @@ whole. So no gap goes unnoticed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,18 +17,21 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from holdfast._changes import Change, ValueChange, applied, differences
+from holdfast._planted import is_planted
 from holdfast._reading import Records
 from holdfast._segments import segments_of
 from holdfast._tagged import tagged, untagged
 from holdfast._texts import Text
-from holdfast.atomic import atomic_write
+from holdfast.atomic import replacing
 from holdfast.jsonl import JsonlFile
 from holdfast.owner import host_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
+
+    Kind = TypeVar("Kind", int, str)
 
 _PATIENCE = 1.0
 """Seconds that a save waits for somebody who keeps the history locked."""
@@ -73,12 +77,13 @@ class _Record:
         """The record in a line. None if it is damaged: anybody may write into the file."""
         try:
             found = json.loads(line)
-            head = _Head(int(found["revision"]), int(found["behind"]), datetime.fromisoformat(found["time"]))
+            head = _Head(int(found["revision"]), int(found["behind"]), _moment(found["time"]))
             changes = tuple(map(_value_change, found["changes"]))
-            change = Change(head.revision, head.time, found["pid"], found["host"], changes)
+            pid, host = _if_any(int, found["pid"]), _if_any(str, found["host"])
+            change = Change(head.revision, head.time, pid, host, changes)
             state = untagged(found["state"]) if head.behind == 0 else None
             return cls(head, change, str(found["before"]), str(found["after"]), state)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 
@@ -89,6 +94,7 @@ class History:
         self.path = path
         # Not durable: what a power cut takes is missed, and recorded again.
         self._log = JsonlFile(path, timeout=_PATIENCE)
+        self._looked = False
 
     # Writing
 
@@ -98,7 +104,14 @@ class History:
         line = _last_line(self.path)
         if line is None:
             _create(self.path, like)
+        if is_planted(self.path, owner=like.st_uid):
+            raise PermissionError(
+                errno.EACCES, "the history is somebody else's, who could read it; remove it", self.path
+            )
         last = _Record.parse(line or b"")
+        if not self._looked and last is not None and not _has_all(self.path, last, line or b""):
+            last = None
+        self._looked = True
         behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
         records: list[dict[str, Any]] = []
         if before is not None and (last is None or last.after != found):
@@ -119,7 +132,7 @@ class History:
         if removed < 1:
             return 0
         chain: list[bytes] = []
-        with atomic_write(self.path, "wb") as file:
+        with replacing(self.path) as file:
             for number, (head, line) in enumerate(self._lines()):
                 if number <= removed:
                     _extend(chain, head, line)
@@ -175,11 +188,25 @@ def _head(line: bytes) -> _Head | None:
     """What a record begins with. None if the line is damaged there."""
     if match := _HEAD.match(line):
         try:
-            return _Head(int(match[1]), int(match[2]), datetime.fromisoformat(match[3].decode()))
+            return _Head(int(match[1]), int(match[2]), _moment(match[3].decode()))
         except ValueError:
             return None
     record = _Record.parse(line)  # another program may have written it anew, in its own way
     return record.head if record else None
+
+
+def _moment(text: str) -> datetime:
+    """A time that can be compared with any other, and shown in any time zone."""
+    moment = datetime.fromisoformat(text)
+    if not datetime.min.year < moment.year < datetime.max.year:
+        raise ValueError("no time at which anything was saved")
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _if_any(kind: type[Kind], value: Any) -> Kind | None:
+    if value is None or type(value) is kind:
+        return value
+    raise TypeError(f"{value!r} is no {kind.__name__}")
 
 
 def _record(
@@ -209,7 +236,7 @@ def _as_object(change: ValueChange) -> dict[str, Any]:
 
 def _value_change(found: dict[str, Any]) -> ValueChange:
     old, new = untagged(found.get("old")), untagged(found.get("new"))
-    return ValueChange(found["path"], _KINDS["old" in found, "new" in found], old, new)
+    return ValueChange(str(found["path"]), _KINDS["old" in found, "new" in found], old, new)
 
 
 _KINDS: dict[tuple[bool, bool], Any] = {(True, True): "changed", (True, False): "removed", (False, True): "added"}
@@ -248,7 +275,21 @@ def _made_whole(chain: list[bytes]) -> bytes:
     except ValueError:
         return chain[-1]  # it is lost already
     record = {**json.loads(chain[-1]), "behind": 0, "state": tagged(state)}
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(record, separators=(",", ":")).encode()  # in ASCII: half of a character can be written so, too
+
+
+def _has_all(path: str, last: _Record, line: bytes) -> bool:
+    """Whether the last state can be rebuilt. A power cut may have taken records before the last one, and left that."""
+    text = Text(path)
+    end = text.status().st_size - len(line)
+    start = max(end - last.head.behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+    chain = [line]
+    if last.head.behind > 0:
+        chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
+    try:
+        return _rebuilt(chain)[1] == last.after
+    except ValueError:
+        return False
 
 
 def _last_line(path: str) -> bytes | None:
@@ -257,11 +298,16 @@ def _last_line(path: str) -> bytes | None:
         text = Text(path)
     except FileNotFoundError:
         return None
-    size, length = text.status().st_size, 4096
+    return _line_before(text, text.status().st_size)
+
+
+def _line_before(text: Text, end: int) -> bytes:
+    """The line that ends at a place, empty if none does."""
+    length = 4096
     while True:
-        tail = text.read(max(size - length, 0), min(length, size))
+        tail = text.read(max(end - length, 0), min(length, end))
         start = tail.rfind(b"\n", 0, -1) + 1
-        if start or length >= size:
+        if start or length >= end:
             return tail[start:] if tail.endswith(b"\n") else b""
         length *= 8
 

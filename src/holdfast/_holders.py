@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from holdfast import _proc
 from holdfast._core import process_start
 from holdfast._process import command_of, started
+from holdfast._shown import harmless
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Holder:
     def __str__(self) -> str:
         if self.pid == os.getpid() and self.host is None:
             return f"this process (pid {self.pid})"
-        command = f" ({self.command})" if self.command else ""
-        host = f" on host {self.host}" if self.host else ""
+        command = f" ({harmless(self.command)})" if self.command else ""
+        host = f" on host {harmless(self.host)}" if self.host else ""
         return f"pid {self.pid}{command}{host}"
 
 

@@ -7,10 +7,12 @@ with the active file last.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
 
+from holdfast._base import sync_directory
 from holdfast._texts import Text, ZippedText, identity, identity_at
 
 TYPE_CHECKING = False
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 _PIECE = 1 << 20
+_LARGEST = 10**18 - 1  # as _look() finds them
 
 
 class Segment:
@@ -102,6 +105,16 @@ def _look(path: str) -> dict[int, Segment]:
     return found
 
 
+def next_segment_path(path: str) -> str:
+    """The path that a log's active file gets when it is rotated now."""
+    segments = segments_of(path)
+    number = segments[-1].number + 1 if segments else 1
+    if number > _LARGEST:  # under such a name nobody would find it
+        text = "the log cannot be rotated, because no number is left behind this one; rename this file, or remove it"
+        raise OSError(errno.EEXIST, text, segments[-1].file_name)
+    return segment_path(path, number)
+
+
 def open_segment(segment: Segment) -> Text:
     """The bytes of a segment, whether it has been compressed meanwhile or not; FileNotFoundError when it is gone."""
     try:
@@ -166,15 +179,17 @@ def compress(segment: Segment) -> None:
     >>> from holdfast._segments import Segment, compress
     >>> compress(Segment(1, "pruned-meanwhile.00000001.jsonl"))
     """
-    from holdfast.atomic import atomic_write
+    from holdfast.atomic import replacing
 
     try:
         plain = Text(segment.path)
     except FileNotFoundError:
         return
     try:
-        with atomic_write(segment.zipped, "wb") as file:
+        with replacing(segment.zipped) as file:
             _compress_into(file, plain)
+            # The plain file must not come back under the name that it had before it was rotated, with the same records.
+            sync_directory(os.path.dirname(segment.path))
             if identity_at(segment.path) != identity(plain.status()):
                 raise _Superseded  # pruned, repaired, or compressed by somebody else: theirs is to stay
         _unlink(segment.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from holdfast._core import log_error, open_for_reading
+from holdfast._core import Naming, close_quietly, log_error, open_for_reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Text:
 
     def status(self) -> os.stat_result:
         """What the system knows of the open file, which the path may not name any more."""
-        return os.fstat(self._descriptor)
+        with Naming(self.path):
+            return os.fstat(self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
         """The bytes from `offset` on: `size` of them, or fewer at the end."""
@@ -59,17 +60,18 @@ class Text:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read(self, offset: int, size: int) -> bytes:
-        if hasattr(os, "pread"):  # which a forked child's reading cannot disturb: they share the descriptor's position
-            piece: bytes = os.pread(self._descriptor, size, offset)
-            return piece
-        os.lseek(self._descriptor, offset, os.SEEK_SET)
-        return os.read(self._descriptor, size)
+        with Naming(self.path):
+            if hasattr(os, "pread"):  # which a forked child's reading cannot disturb: they share the position
+                piece: bytes = os.pread(self._descriptor, size, offset)
+                return piece
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, size)
 
     def close(self) -> None:
         """Close the file."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            close_quietly(descriptor)
 
     def __del__(self) -> None:
         self.close()
@@ -115,7 +117,8 @@ class ZippedText(Text):
             return b""
         try:
             # Not read(), which loses what came before the damage; and always as much, to get as far each time.
-            return self._unzipped.read1(_PIECE)
+            with Naming(self.path):
+                return self._unzipped.read1(_PIECE)
         except (EOFError, OSError, zlib.error) as error:
             self._fail(error)
             return b""

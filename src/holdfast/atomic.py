@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 
 from holdfast import _core
 from holdfast._base import Timeout, check_bool, default_timeout, resolve_timeout
+from holdfast._planted import is_planted
 from holdfast._temporary import sweep, temporary_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from types import TracebackType
     from typing import IO, Any, Generic, Literal, TypeVar, overload
 
@@ -48,6 +49,7 @@ class AtomicFile(_OfKind["Kind"]):
         lock: bool | Literal["git"],
         timeout: float | None,
         dangling: bool,
+        follow: bool = True,
     ) -> None:
         if mode not in ("w", "wt", "wb"):
             raise ValueError(f"mode must be 'w' or 'wb', because the file is written anew, not {mode!r}")
@@ -62,6 +64,7 @@ class AtomicFile(_OfKind["Kind"]):
         self._text: dict[str, Any] = {} if mode == "wb" else {"encoding": encoding, "newline": newline}
         self._flags = (_core.DURABLE if durable else 0) | (0 if overwrite else _core.NO_REPLACE)
         self._dangling = dangling
+        self._follow = follow
         self._git = lock == "git"
         self._lock: FileLock | None = None
         self._locking = lock is True
@@ -92,7 +95,7 @@ class AtomicFile(_OfKind["Kind"]):
 
     def _begin(self) -> None:
         # Absolute: the directory may be changed in the block.
-        self._target = os.path.abspath(target_of(self._path, self._dangling))
+        self._target = os.path.abspath(target_of(self._path, self._dangling) if self._follow else self._path)
         if self._locking:
             from holdfast.locks import FileLock
 
@@ -224,6 +227,9 @@ def target_of(path: str, dangling: bool) -> str:
     """The file that a path means, at the end of all links."""
     if not os.path.islink(path):
         return path
+    if any(map(is_planted, _links_from(path))):
+        text = "the path leads through a link that somebody else put into a directory for all; remove the link"
+        raise PermissionError(errno.EACCES, text, path)
     target = os.path.realpath(path)
     if os.path.islink(target):
         raise OSError(errno.ELOOP, "the path leads through links that lead to each other; mend the links", path)
@@ -233,6 +239,15 @@ def target_of(path: str, dangling: bool) -> str:
         )
         raise FileNotFoundError(errno.ENOENT, text, path)
     return target
+
+
+def _links_from(path: str) -> Iterator[str]:
+    """A link, and those that it leads through, as far as the system would follow them."""
+    for _ in range(40):
+        if not os.path.islink(path):
+            return
+        yield path
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
 def _is_replacing(target: str, flags: int) -> bool:
@@ -318,6 +333,22 @@ def atomic_write(
         lock=lock,
         timeout=timeout,
         dangling=dangling,
+    )
+
+
+def replacing(path: str, durable: bool = True) -> AtomicFile[bytes]:
+    """The same for a file of the package's own, whose name anybody can foresee: a link in its place is an error."""
+    return AtomicFile(
+        path,
+        "wb",
+        encoding=None,
+        newline=None,
+        overwrite=True,
+        durable=durable,
+        lock=False,
+        timeout=None,
+        dangling=False,
+        follow=False,
     )
 
 

@@ -16,12 +16,12 @@ from math import inf
 from weakref import WeakValueDictionary
 
 from holdfast import _contents, _core
-from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds
+from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds, sync_directory
 from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
 from holdfast._keys import bytes_of, check_suffix, companion_of, is_long, key_of, name_of
 from holdfast._write_behind import Document, Queue
-from holdfast.atomic import write_bytes
+from holdfast.atomic import replacing
 from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
@@ -203,10 +203,7 @@ class DocumentStore(Mapping):
         self._meter = _core.meter_of(metrics)
         # Absolute: a daemon that changes its directory must not come to write elsewhere.
         self._directory = os.path.abspath(os.fsdecode(directory))
-        if not os.path.isdir(self._directory):
-            os.makedirs(self._directory, exist_ok=True)
-            if durable:
-                _sync_directory(os.path.dirname(self._directory))
+        _make_directory(self._directory, durable)
         self._lock = FileLock(os.path.join(self._directory, ".lock"), timeout=self._timeout, metrics=metrics)
         self._values: dict[str, Any] = {}
         self._documents: dict[str, Document] = {}
@@ -678,11 +675,11 @@ class DocumentStore(Mapping):
     def _remove(self, document: Document) -> None:
         with suppress(FileNotFoundError):
             os.unlink(document.path)
-        if is_long(os.path.basename(document.path)):
+        if self._durable:
+            sync_directory(self._directory)
+        if is_long(os.path.basename(document.path)):  # last: a document without it would not be listed
             with suppress(FileNotFoundError):
                 os.unlink(companion_of(document.path))
-        if self._durable:
-            _sync_directory(self._directory)
 
     def _finish(self, operation: Operation, took: float) -> None:
         document, counts = operation.document, self._counts
@@ -1009,6 +1006,11 @@ def _read(path: str) -> Contents:
     return _contents.read(path)
 
 
+def write_bytes(path: str, data: bytes, *, durable: bool) -> None:
+    """Replace a file of a store, which is no link, also when there was none a moment ago."""
+    replacing(path, durable).write(data)
+
+
 def _as_exception(error: BaseException) -> Exception:
     """What to raise elsewhere: a SystemExit, for example, must not end whoever flushes."""
     if isinstance(error, Exception):
@@ -1018,14 +1020,15 @@ def _as_exception(error: BaseException) -> Exception:
     return wrapped
 
 
-def _sync_directory(path: str) -> None:
-    """Have the names in a directory on the disk. Windows does that by itself."""
-    if os.name != "nt":
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _make_directory(path: str, durable: bool) -> None:
+    """Create a directory, and those above it that are missing."""
+    changed = [os.path.dirname(path)]  # also if it is there: somebody may have created it just now
+    while not os.path.isdir(changed[-1]) and os.path.dirname(changed[-1]) != changed[-1]:
+        changed.append(os.path.dirname(changed[-1]))
+    os.makedirs(path, exist_ok=True)
+    if durable:
+        for directory in changed:
+            sync_directory(directory)
 
 
 def _revision(data: bytes | None) -> int:

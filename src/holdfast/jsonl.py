@@ -293,6 +293,8 @@ class JsonlFile:
 
     def _move(self, deadline: int, length: int | None) -> str | None:
         """Move the file aside, if it is still full for so many more bytes, or for None if there is anything in it."""
+        from holdfast._segments import next_segment_path
+
         if _core.log_is_mine(self._log):
             self._fail(_core.SELF_DEADLOCK)
         try:
@@ -300,7 +302,7 @@ class JsonlFile:
             full = int(os.path.getsize(self._path) > 0) if length is None else _core.log_is_full(self._log, length)
             if full == 0:
                 return None
-            to = _next_segment(self._path)
+            to = next_segment_path(self._path)
             moved = full if full < 0 else _core.move_log(self._log, to)
             while moved == _core.BUSY and _core.now() < deadline:  # on Windows, while some program has the file open
                 time.sleep(0.001)
@@ -511,13 +513,6 @@ class _Locked:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _core.unlock_log(self._file._log)
-
-
-def _next_segment(path: str) -> str:
-    from holdfast._segments import segment_path, segments_of
-
-    segments = segments_of(path)
-    return segment_path(path, segments[-1].number + 1 if segments else 1)
 
 
 def _make(cls: type[JsonlFile], path: str, settings: dict[str, Any]) -> JsonlFile:

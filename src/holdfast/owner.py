@@ -70,6 +70,8 @@ def owner_of(path: str) -> Owner | None:
         if _core.open_marker(slot, path) != 0:
             return None
         return Owner.parse(_core.read_marker(slot[0], LONGEST_RECORD + 1)[0])
+    except FileNotFoundError:
+        return None  # it has been removed meanwhile
     finally:
         _core.close_marker(slot)
 

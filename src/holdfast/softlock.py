@@ -242,6 +242,8 @@ class SoftFileLock(BaseFileLock):
             if rc == _core.NO_LOCKS and owner is not None and owner.host == host_name():
                 rc = _remove_in_turn(slot, path)
             return 0 if rc in (0, _core.MISSING) else _core.BUSY
+        except FileNotFoundError:
+            return 0  # somebody has removed it meanwhile
         finally:
             _core.close_marker(slot)
 

@@ -49,6 +49,7 @@ else:
 
 MANY_ATTEMPTS = 1000
 _SHORTEST_NAP, _LONGEST_NAP = 0.0005, 0.25
+_NO_REVISION = 1 << 63  # nobody can have saved so often, and far larger numbers cannot even be written in decimal
 
 
 class DamagedState(ValueError):
@@ -295,7 +296,7 @@ class StateFile(OfData["Data"]):
             return _Known(contents, "", 0, pickle.dumps(self._first()))
         state = self._format.parse(contents.data)
         revision = state.pop(self._revision_key, 0)
-        if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+        if not isinstance(revision, int) or isinstance(revision, bool) or not 0 <= revision < _NO_REVISION:
             key = self._revision_key
             raise Unreadable(f"its {key!r} is not a revision; if it means something else, choose another revision_key")
         try:

@@ -92,7 +92,9 @@ def say(message: str) -> None:
     >>> from holdfast.cli import say
     >>> say("the log is empty")
     """
-    print("holdfast:", " ".join(message.split("\n")), file=sys.stderr, flush=True)
+    from holdfast._shown import harmless
+
+    print("holdfast:", harmless(message.replace("\n", " ")), file=sys.stderr, flush=True)
 
 
 def patience() -> float:

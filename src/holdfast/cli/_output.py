@@ -7,6 +7,8 @@ import shutil
 import sys
 from time import monotonic
 
+from holdfast._shown import harmless
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +32,7 @@ class Progress:
     def __init__(self, total: float, unit: str, what: str) -> None:
         self._total = total
         self._unit = unit
-        self._what = what
+        self._what = harmless(what)
         self._shown = 0  # characters
         self._next = 0.0
 
@@ -78,6 +80,18 @@ def progress(total: float, unit: str, what: str) -> Progress:
     ...     bar.update(1)
     """
     return Progress(total, unit, what)
+
+
+def show(text: str) -> None:
+    """Print a text. On a terminal, what somebody else put into it must not be obeyed; others get it as it is.
+
+    >>> from holdfast.cli._output import show
+    >>> show("events.jsonl: no damage.")
+    events.jsonl: no damage.
+    """
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = "\n".join(map(harmless, text.split("\n")))
+    print(text)
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:

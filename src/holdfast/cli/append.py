@@ -9,6 +9,7 @@ import sys
 from holdfast import JsonlFile
 from holdfast._lines import careful, reason_of
 from holdfast.cli import DONE, NO, patience, say
+from holdfast.cli._output import show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         if sys.stdout is not None:
             appended = log.stats.appends
             where = "" if ended else f"; lines of the input that were dealt with: {done:,}"
-            print(f"{appended:,} record{'s' * (appended != 1)} appended to {options.file}{where}")
+            show(f"{appended:,} record{'s' * (appended != 1)} appended to {options.file}{where}")
     if checked.refused > _SHOWN:
         say(f"{checked.refused:,} lines of the input are no JSON and were not appended")
     return NO if checked.refused else DONE

@@ -9,7 +9,7 @@ import tempfile
 from holdfast._filesystem import FileSystem, file_system_of
 from holdfast._trials import Trial, in_words, trials, try_out
 from holdfast.cli import say
-from holdfast.cli._output import as_json, progress
+from holdfast.cli._output import as_json, progress, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     broken = [trial for trial in results if trial.promised and trial.holds is False]
     advice = advise(system, results)
     if options.json:
-        print(
+        show(
             as_json(
                 {
                     "path": options.path,
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     else:
-        print("\n".join(_report(options.path, system, results, advice)))
+        show("\n".join(_report(options.path, system, results, advice)))
     return 1 if broken else 0
 
 
@@ -109,7 +109,7 @@ def advise(system: FileSystem, results: list[Trial]) -> list[str]:
 def _about_locks(system: FileSystem, found: dict[str, Trial]) -> list[str]:
     broken = [trial.name for trial in found.values() if trial.promised and trial.holds is False]
     if not broken:
-        among = "on this machine" if system.network or system.is_fuse else "here"
+        among = "for those who use this mount" if system.is_fuse else "on this machine" if system.network else "here"
         lines = [f"All that holdfast promises is so {among}."]
     else:
         lines = [f"Not all that holdfast promises is so here. What is not: {', '.join(broken)}."]
@@ -139,8 +139,12 @@ _REACH = {
     ],
     "cifs": ["Locks reach other machines that mount it over SMB, but not programs on the server itself."],
     "fuse": [
-        "A program makes this file system (FUSE), and locks reach as far as it carries them; with sshfs and bindfs",
-        "only to this mount. If others reach the same files in other ways, take it that they get the same lock.",
+        "A program makes this file system (FUSE), and locks reach as far as it carries them; with bindfs only to this",
+        "mount. If others reach the same files in other ways, take it that they get the same lock.",
+    ],
+    "fuse.sshfs": [
+        "sshfs keeps locks to this mount: whoever reaches the same files another way, on another machine, on the server",
+        "or by a second mount, gets the same lock.",
     ],
     "network": [
         "Whether locks reach other machines cannot be tried out from this one alone. If its manual does not promise",
@@ -169,7 +173,7 @@ def _kind(system: FileSystem) -> str:
     if system.kind in ("cifs", "smb2", "smb3", "smbfs"):
         return "cifs"
     if system.is_fuse:
-        return "fuse"
+        return system.kind if system.kind in _REACH else "fuse"
     if system.network:
         return "network"
     return "overlay" if system.kind == "overlay" else "local"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from holdfast._process import command_of, started
+from holdfast._shown import harmless
 from holdfast._survey import Circle, Lock, Survey, survey
-from holdfast.cli._output import as_json, table
+from holdfast.cli._output import as_json, show, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def _look(options: argparse.Namespace) -> int:
     seen = survey(options.paths)
     text = as_json(_as_dict(seen)) if options.json else "\n".join(_report(seen, options.paths))
     clear = _CLEAR_SCREEN if options.watch and not options.json and sys.stdout.isatty() else ""
-    print(clear + text, flush=True)
+    print(clear, end="")
+    show(text)
+    sys.stdout.flush()
     return 0 if seen.locks else 1
 
 
@@ -69,7 +72,7 @@ def _row(lock: Lock, locks: list[Lock]) -> list[str]:
     if lock.start or lock.end is not None:
         mode += f", bytes {lock.start}-{'' if lock.end is None else lock.end}"
     return [
-        _printable(lock.name),
+        harmless(lock.name),
         lock.kind,
         mode,
         "?" if lock.pid is None else str(lock.pid),
@@ -81,7 +84,7 @@ def _row(lock: Lock, locks: list[Lock]) -> list[str]:
 
 def _state(lock: Lock, locks: list[Lock]) -> str:
     if not lock.waiting:
-        return "holds" if lock.host is None else f"holds, on host {_printable(lock.host)}"
+        return "holds" if lock.host is None else f"holds, on host {harmless(lock.host)}"
     pids = ["?" if other.pid is None else str(other.pid) for other in locks if other.keeps_out(lock)]
     return f"waits for {', '.join(pids) or '?'}"
 
@@ -92,7 +95,7 @@ def _in_words(circle: Circle) -> list[str]:
     else:
         lines = ["perhaps a deadlock: these wait for each other, unless another of their threads releases a lock"]
     for awaited, held in circle.waits:
-        what = f"{_printable(held.name)}, held by pid {held.pid}"
+        what = f"{harmless(held.name)}, held by pid {held.pid}"
         lines.append(f"  pid {awaited.pid} ({_short_command(awaited)}) waits for {what}")
     return lines
 
@@ -132,10 +135,5 @@ def _moment(seconds: float | None) -> str:
 
 
 def _short_command(lock: Lock) -> str:
-    command = " ".join(_printable(_command(lock)).split())
+    command = " ".join(harmless(_command(lock)).split())
     return command if len(command) <= 40 else f"{command[:37]}..."
-
-
-def _printable(text: str) -> str:
-    """A text that somebody else chose, without characters that would do things to a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)

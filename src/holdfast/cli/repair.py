@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast import JsonlFile
 from holdfast.cli import DONE, NO, say
-from holdfast.cli._output import as_json
+from holdfast.cli._output import as_json, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         from holdfast.cli.verify import plain
 
-        print(as_json({**plain(report), "moved": report.moved, "side_files": report.side_files}))
+        show(as_json({**plain(report), "moved": report.moved, "side_files": report.side_files}))
     else:
-        print(f"{options.file}: {report}")
+        show(f"{options.file}: {report}")
     return DONE

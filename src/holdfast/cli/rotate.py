@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holdfast import JsonlFile
 from holdfast.cli import DONE, NO, say
+from holdfast.cli._output import show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
     if moved is None:
         say(f"{options.file}: there is nothing to rotate; it is empty or missing")
         return NO
-    print(moved)
+    show(moved)
     return DONE

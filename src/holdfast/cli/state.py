@@ -19,7 +19,7 @@ from holdfast._contents import Contents
 from holdfast._formats import Unreadable
 from holdfast.atomic import target_of
 from holdfast.cli import DONE, NO, say
-from holdfast.cli._output import as_json
+from holdfast.cli._output import as_json, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _open(options: argparse.Namespace) -> StateFile[dict[str, Any]]:
 
 def _get(options: argparse.Namespace) -> int:
     value = _value_at(_snapshot(options).data, options.pointer, options.file)
-    print(value if isinstance(value, str) and not options.json else as_json(value))
+    show(value if isinstance(value, str) and not options.json else as_json(value))
     return DONE
 
 
@@ -193,10 +193,10 @@ def _show_history(options: argparse.Namespace) -> int:
     options.history = False
     changes = _open(options).history(limit=options.limit)
     if options.json:
-        print(as_json([_plain(change) for change in changes]))
+        show(as_json([_plain(change) for change in changes]))
     else:
         for change in changes:
-            print(_shown(change))
+            show(_shown(change))
     if changes:
         return DONE
     raise _Nothing(f"{options.file}: there is no history; changes are recorded from `holdfast state set --history` on")

@@ -6,8 +6,9 @@ import os
 
 from holdfast import JsonlFile
 from holdfast._segments import segments_of
+from holdfast._texts import Text
 from holdfast.cli import DONE, NO, say
-from holdfast.cli._output import as_json, progress
+from holdfast.cli._output import as_json, progress, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def run(options: argparse.Namespace) -> int:
         listed = [
             {"path": file, **plain(report), "ok": report.ok and report.files > 0} for file, report in reports.items()
         ]
-        print(as_json(listed))
+        show(as_json(listed))
     else:
         for file, report in reports.items():
             if report.files:
-                print(f"{file}: {report}")
+                show(f"{file}: {report}")
     for file in missing:
         say(f"{file}: there is no such log")
     return DONE if not missing and all(report.ok for report in reports.values()) else NO
@@ -77,9 +78,11 @@ def _size_of(file: str) -> int:
     try:
         if not file.endswith(".gz"):
             return os.path.getsize(file)
-        with open(file, "rb") as zipped:
-            zipped.seek(-4, os.SEEK_END)
-            return int.from_bytes(zipped.read(), "little")  # it ends with how long it was
+        zipped = Text(file)  # which does not wait for a FIFO
+        try:
+            return int.from_bytes(zipped.read(max(zipped.status().st_size - 4, 0), 4), "little")  # how long it was
+        finally:
+            zipped.close()
     except OSError:
         return 0  # it is missing, or cannot be read: verify() will say so
 

@@ -1,0 +1,221 @@
+/* Every system call of an operation, whoever makes it: counted, failed, cut short, or the last one of its process.
+ *
+ * A seccomp filter turns the calls into SIGSYS, so that none is missed, whether it comes from the core, from Python or
+ * from the C library itself. The handler decides what becomes of a call, and makes it by an instruction of its own, which
+ * the filter lets pass. Loaded into a running process; Linux on x86-64 only. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define MOST 8192   /* calls that are kept */
+#define NUMBERS 512 /* more than there are system calls */
+
+enum { NOTHING, FAIL, CUT, DIE_BEFORE, DIE_AFTER };
+
+typedef struct {
+    int32_t number;
+    int32_t thread;
+    int64_t arguments[6];
+    int64_t result;
+    int32_t of_core; /* made through the core's table */
+    char path[132];
+} faults_call;
+
+/* Shared by the process that is meddled with and the one that watches it, so that it outlives the first. */
+typedef struct {
+    int32_t armed, of_core;
+    int32_t turn, how; /* what becomes of this call, counted from 1 */
+    int32_t number;    /* if it is of this number: the next run may take another way */
+    int32_t error;     /* with FAIL, and of what follows a CUT; 0 there for death */
+    int32_t size;      /* with CUT: how many bytes are read or written */
+    int32_t times;     /* how many calls of this number fail, from here on; 0 for every later one in `others` */
+    int32_t no_unnamed_files, no_rename_flags; /* a file system that lacks these */
+    int32_t count, hit, left;
+    uint8_t others[NUMBERS];
+    uint8_t trapped[NUMBERS];
+    faults_call calls[MOST];
+} faults_area;
+
+static faults_area *area;
+
+long faults_raw(long number, long a, long b, long c, long d, long e, long f);
+extern char faults_raw_end[];
+__asm__(
+    ".text\n.globl faults_raw\n.type faults_raw, @function\nfaults_raw:\n"
+    "mov %rdi, %rax\nmov %rsi, %rdi\nmov %rdx, %rsi\nmov %rcx, %rdx\nmov %r8, %r10\nmov %r9, %r8\nmov 8(%rsp), %r9\n"
+    "syscall\n.globl faults_raw_end\nfaults_raw_end:\nret\n");
+
+static long make(const faults_call *call, long size) {
+    const int64_t *a = call->arguments;
+    return faults_raw(call->number, a[0], a[1], size >= 0 ? size : a[2], a[3], a[4], a[5]);
+}
+
+static void die(void) {
+    faults_raw(SYS_kill, faults_raw(SYS_getpid, 0, 0, 0, 0, 0, 0), SIGKILL, 0, 0, 0, 0);
+}
+
+/* Where the path is among the arguments; -1 for calls that have a descriptor. */
+static int place_of_path(long number) {
+    switch (number) {
+    case SYS_open:
+    case SYS_stat:
+    case SYS_lstat:
+    case SYS_rename:
+    case SYS_link:
+    case SYS_unlink:
+    case SYS_mkdir:
+    case SYS_rmdir:
+    case SYS_readlink:
+    case SYS_access:
+    case SYS_getxattr:
+    case SYS_listxattr:
+    case SYS_chmod:
+        return 0;
+    case SYS_openat:
+    case SYS_newfstatat:
+    case SYS_statx:
+    case SYS_unlinkat:
+    case SYS_readlinkat:
+    case SYS_mkdirat:
+    case SYS_faccessat:
+    case SYS_faccessat2:
+    case SYS_renameat:
+    case SYS_renameat2:
+    case SYS_linkat:
+    case SYS_utimensat:
+        return 1;
+    default:
+        return -1;
+    }
+}
+
+static void note_path(faults_call *call) {
+    int place = place_of_path(call->number);
+    const char *path = place >= 0 ? (const char *)call->arguments[place] : NULL;
+    if (path != NULL && path[0] != 0) {
+        strncpy(call->path, path, sizeof call->path - 1);
+        return;
+    }
+    char link[32] = "/proc/self/fd/";
+    size_t length = strlen(link);
+    int64_t descriptor = call->arguments[0];
+    if (descriptor < 0 || descriptor > 99999)
+        return;
+    char digits[8];
+    int n = 0;
+    do
+        digits[n++] = (char)('0' + descriptor % 10);
+    while ((descriptor /= 10) > 0);
+    while (n > 0)
+        link[length++] = digits[--n];
+    faults_raw(SYS_readlink, (long)link, (long)call->path, sizeof call->path - 1, 0, 0, 0);
+}
+
+/* Whether something is to become of this call: it is the one that was chosen, or the fault goes on with it. */
+static bool is_struck(const faults_call *call, int turn) {
+    if (area->turn == turn)
+        return area->number == call->number;
+    if (area->times == 0)
+        return area->hit && area->others[call->number];
+    return area->left > 0 && area->number == call->number;
+}
+
+static long strike(const faults_call *call, bool chosen) {
+    int how = chosen || area->how != CUT ? area->how : area->error != 0 ? FAIL : DIE_BEFORE;
+    area->hit += chosen;
+    area->left = chosen ? area->times - 1 : area->left - 1;
+    if (how == DIE_BEFORE)
+        die();
+    long result = how == FAIL && call->number != SYS_close ? 0 : make(call, how == CUT ? area->size : -1);
+    if (how == DIE_AFTER)
+        die();
+    return how == FAIL ? -area->error : result; /* close() closes, whatever it says */
+}
+
+static long decide(faults_call *call) {
+    if (area->no_unnamed_files && call->number == SYS_openat && (call->arguments[2] & O_TMPFILE) == O_TMPFILE)
+        return -EOPNOTSUPP;
+    if (area->no_rename_flags && call->number == SYS_renameat2)
+        return -EINVAL;
+    int turn = __atomic_add_fetch(&area->count, 1, __ATOMIC_SEQ_CST);
+    if (turn > MOST)
+        return make(call, -1);
+    call->thread = (int)faults_raw(SYS_gettid, 0, 0, 0, 0, 0, 0);
+    call->of_core = area->of_core;
+    if (area->turn == 0)
+        note_path(call);
+    area->calls[turn - 1] = *call;
+    long result = is_struck(call, turn) ? strike(call, turn == area->turn) : make(call, -1);
+    area->calls[turn - 1].result = result;
+    return result;
+}
+
+static void on_trap(int number, siginfo_t *info, void *context) {
+    (void)number;
+    greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+    faults_call call = {.number = info->si_syscall,
+                        .arguments = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8], r[REG_R9]}};
+    r[REG_RAX] = area->armed ? decide(&call) : make(&call, -1);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * For Python
+ */
+
+faults_area *faults_new(void) {
+    area = mmap(NULL, sizeof *area, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return area == MAP_FAILED ? NULL : area;
+}
+
+static struct sock_filter load(size_t offset) {
+    return (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset);
+}
+
+static struct sock_filter unless(uint32_t value, uint8_t skip) {
+    return (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, skip);
+}
+
+static struct sock_filter answer(uint32_t action) {
+    return (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action);
+}
+
+/* From here on this process's calls of the numbers in `trapped` go through the handler. Its parent's death is its own. */
+int faults_begin(void) {
+    static struct sock_filter program[2 * NUMBERS + 16];
+    unsigned short n = 0;
+    uint64_t ours = (uint64_t)(uintptr_t)faults_raw_end;
+    program[n++] = load(offsetof(struct seccomp_data, arch));
+    program[n++] = unless(AUDIT_ARCH_X86_64, 4);
+    program[n++] = load(offsetof(struct seccomp_data, instruction_pointer));
+    program[n++] = unless((uint32_t)ours, 3);
+    program[n++] = load(offsetof(struct seccomp_data, instruction_pointer) + 4);
+    program[n++] = unless((uint32_t)(ours >> 32), 1);
+    program[n++] = answer(SECCOMP_RET_ALLOW);
+    program[n++] = load(offsetof(struct seccomp_data, nr));
+    for (uint32_t number = 0; number < NUMBERS; number++) {
+        if (!area->trapped[number])
+            continue;
+        program[n++] = unless(number, 1);
+        program[n++] = answer(SECCOMP_RET_TRAP);
+    }
+    program[n++] = answer(SECCOMP_RET_ALLOW);
+    struct sock_fprog filter = {.len = n, .filter = program};
+    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || sigaction(SIGSYS, &action, NULL) != 0 ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        return -errno;
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0 ? 0 : -errno;
+}

@@ -1,0 +1,159 @@
+"""`make test-filesystems`: check one file system after the other, as root in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
+import mounts
+from mounts import Mounted
+from places import PLACES
+
+import evidence
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TARGET = "test-filesystems"
+
+# The name, what is expected of it in places.py, and how it is made.
+PLAIN: dict[str, Mounted] = {
+    "ext4": partial(mounts.disk, "ext4"),
+    "xfs": partial(mounts.disk, "xfs"),
+    "btrfs": partial(mounts.disk, "btrfs"),
+    "tmpfs": mounts.tmpfs,
+    "overlay": mounts.overlay,
+    "bindfs": mounts.bindfs,
+    "sshfs": mounts.sshfs,
+}
+
+# Small ones, to be filled.
+SMALL: dict[str, Mounted] = {
+    "ext4": partial(mounts.disk, "ext4", megabytes=8),
+    "tmpfs": partial(mounts.tmpfs, options="size=4m"),
+}
+
+# What the file system of faulty.c is told, which is its name in places.py, too.
+FAULTY = [
+    "busy=EACCES short=1 delay=1",
+    "deaf=1",
+    "flock=ENOLCK lock=ENOLCK",
+    "link=ENOSYS symlink=ENOSYS rename2=ENOSYS",
+]
+if evidence.FULL:
+    FAULTY += [name for name in PLACES if "=" in name and name not in FAULTY]
+
+# Where the tests run in the full form.
+SUITE = ("ext4", "xfs", "btrfs", "overlay")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for images and the like."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-filesystems-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check(what: str, mounted: Mounted, script: str, *words: str) -> None:
+    """Run a program of checks, with these arguments, on a file system, and note what it counts."""
+    with scratch() as folder:
+        try:
+            with mounted(folder) as ways:
+                counts = counted([sys.executable, str(HERE / script), *words, *ways])
+        except mounts.Unavailable as error:
+            skip(what, error)
+        else:
+            evidence.row(TARGET, what, **counts)
+
+
+def skip(what: str, reason: mounts.Unavailable) -> None:
+    """Note that something could not be had."""
+    print(f"SKIPPED {what}: {reason}")
+    evidence.row(TARGET, what, skipped=1, note=str(reason))
+
+
+def counted(words: list[str]) -> dict[str, int]:
+    """What the last line of a program counts: 'ext4: 50 passed, 0 failed, 1 skipped'."""
+    line = ""
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        finally:
+            process.terminate()  # which it has ended before, unless we are to end, too
+    try:
+        numbers = [int(part.split()[0]) for part in line.rpartition(":")[2].split(",")]
+        return dict(zip(("passed", "failed", "skipped"), numbers, strict=True))
+    except (ValueError, IndexError):
+        return {"failed": 1}  # it ended before it had counted
+
+
+def run_suite(name: str, mounted: Mounted) -> None:
+    """Run the tests of the package with all their files on a file system."""
+    what = f"{name}, the test suite"
+    with scratch() as folder:
+        report = folder / "report.xml"
+        try:
+            with mounted(folder) as (here, *_):
+                words = ["-m", "pytest", "-q", "--basetemp", f"{here}/pytest", "--junitxml", str(report)]
+                subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "TMPDIR": here}, check=False)
+        except mounts.Unavailable as error:
+            skip(what, error)
+        else:
+            evidence.pytest(TARGET, what, str(report))
+
+
+def chosen(*words: str) -> bool:
+    """Whether something is to be checked: everything is, unless the command line names some of it."""
+    return len(sys.argv) == 1 or not {*words}.isdisjoint(sys.argv[1:])
+
+
+def check_plain() -> None:
+    """File systems as they are, and small ones."""
+    for name, mounted in PLAIN.items():
+        if chosen(name):
+            check(name, mounted, "check.py", name)
+    for name, mounted in SMALL.items():
+        for group in ("full", "unwritable"):
+            if chosen(group):
+                check(f"{name}, {group}", mounted, "faults.py", group, name)
+
+
+def check_faulty() -> None:
+    """The file system that fails as it is told."""
+    with scratch() as folder:
+        program = mounts.build_faulty(folder)
+        for faults in FAULTY:
+            if chosen("faulty", faults):
+                check(f"FUSE, {faults}", partial(mounts.faulty, program, faults=faults), "check.py", faults)
+        for group in ("full", "faulty"):
+            if chosen("faulty", group):
+                check(f"FUSE, {group}", partial(mounts.faulty, program), "faults.py", group, "faulty")
+
+
+def main() -> int:
+    """Check them all, or what the command line names."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is unmounted
+    evidence.begin(TARGET)
+    check_plain()
+    check_faulty()
+    for name in SUITE:
+        if evidence.FULL and chosen("suite"):
+            run_suite(name, PLAIN[name])
+    return min(evidence.end(TARGET), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""`make test-machine`: what this machine's kernel has no drivers for is run in an emulated one, with Debian's kernel.
+
+    python tests/machine/run.py [JOB]...
+
+NFS, SMB and vfat, and power cuts on ext4, xfs and btrfs. Nothing of it reaches a network. It is slow: an emulated
+processor is 10 to 20 times slower than the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import evidence
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TARGET = "test-machine"
+JOBS = ("nfs4", "nfs3", "nolock", "cifs", "vfat", "ext4", "xfs", "btrfs", "control")
+PATIENCE = 45 * 60
+
+
+def cached() -> Path:
+    """Where the machine's system is kept."""
+    cache = Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache/holdfast") / "machine"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def pack(folder: Path, jobs: list[str]) -> Path:
+    """The machine's second disk: the package as it would be installed, the tests, and what is to be run."""
+    job = folder / "job"
+    packages = job / "packages"
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", packages]
+    subprocess.run([*install, "--no-deps", wheel], check=True)
+    # For the machine's Python, which is not this one.
+    ours = ["--platform=manylinux2014_x86_64", "--python-version=3.11", "--only-binary=:all:"]
+    subprocess.run([*install, *ours, "cffi>=1.17"], check=True)
+    shutil.copytree(ROOT / "tests", job / "tests", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    (job / "jobs").write_text(" ".join(jobs), encoding="utf-8")
+    image = folder / "job.img"
+    subprocess.run(["mkfs.ext4", "-q", "-d", job, image, "200M"], check=True)
+    return image
+
+
+def start(system: Path, job: Path) -> subprocess.Popen[str]:
+    """Switch the machine on. What it prints comes from stdout; it cannot change its system, nor reach anything."""
+    words = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072"]
+    words += ["-kernel", str(system / "vmlinuz"), "-initrd", str(system / "initrd.img")]
+    words += ["-append", "root=/dev/vda rw console=ttyS0 quiet init=/start panic=-1"]
+    words += ["-drive", f"file={system / 'system.img'},if=virtio,format=raw,snapshot=on"]
+    words += ["-drive", f"file={job},if=virtio,format=raw,readonly=on"]
+    words += ["-nographic", "-no-reboot", "-nic", "none"]
+    return subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+
+
+def note_rows(machine: subprocess.Popen[str]) -> bool:
+    """Note what the machine says that it ran. Returns whether it came to its end."""
+    assert machine.stdout is not None
+    done = False
+    for line in machine.stdout:
+        _, found, row = line.rstrip().partition("@@")
+        if not found:
+            print(line, end="", flush=True)
+        elif row == "done":
+            done = True
+        else:
+            evidence.row(TARGET, **json.loads(row))
+    return done
+
+
+def main() -> int:
+    """Run the jobs that the command line names, or all."""
+    evidence.begin(TARGET)
+    system = cached()
+    subprocess.run(["bash", HERE / "image.sh", system], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        machine = start(system, pack(Path(folder), sys.argv[1:] or list(JOBS)))
+        clock = threading.Timer(PATIENCE, machine.kill)
+        clock.start()
+        try:
+            done = note_rows(machine)
+        finally:
+            clock.cancel()
+            machine.kill()
+            machine.wait()
+    if not done:
+        evidence.row(TARGET, "the machine", failed=1, note="it ended before its work was done")
+    return min(evidence.end(TARGET), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

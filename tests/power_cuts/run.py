@@ -1,0 +1,121 @@
+"""Cut the power of each workload at every point, in many ways, and check what was promised. `make test-power-cuts`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import disk
+import workload
+from cases import Case, cases_of, check
+
+sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
+import evidence
+
+TARGET = "test-power-cuts"
+STATES = 5000 if evidence.FULL else 400  # of each workload, at least, if there are so many
+SEED = int(os.environ.get("HOLDFAST_SEED", random.randrange(10**6)))
+BROKEN = evidence.ROOT / "build/power-cuts"  # where states are kept that break a promise
+
+
+def check_all(name: str, recording: disk.Recording, cases: list[Case], folder: str) -> Iterator[str]:
+    """What is wrong with each case, found by a few processes, which inherit the cases."""
+    global _check
+    _check = lambda number: check(name, recording, cases[number], folder)  # noqa: E731
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        yield from pool.imap(_call, range(len(cases)), chunksize=4)
+
+
+_check: Callable[[int], str]
+
+
+def _call(number: int) -> str:
+    return _check(number)
+
+
+def keep(name: str, recording: disk.Recording, case: Case) -> Path:
+    """Keep a state for whoever looks into it."""
+    folder = BROKEN / f"{name}-{case.cut:g}"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "disk").mkdir(parents=True)
+    disk.put(case.tree, str(folder / "disk"))
+    said = [line for _, line in recording.said[: case.said]]
+    (folder / "said.json").write_text(json.dumps(said, indent=1))
+    return folder
+
+
+def cut_power(name: str, recording: disk.Recording, folder: str) -> None:
+    """Check all states, and note how many there were."""
+    cases = cases_of(recording, STATES, random.Random(f"{SEED} {name}"))
+    wrong = [(case, text) for case, text in zip(cases, check_all(name, recording, cases, folder), strict=True) if text]
+    for case, text in wrong[:5]:
+        print(f"{name}, cut at {case.cut} of {recording.end}: {text}\n  kept in {keep(name, recording, case)}")
+    note = f"states of {len(recording.cuts())} moments, {len(recording.said)} promises"
+    evidence.row(TARGET, name, passed=len(cases) - len(wrong), failed=len(wrong), note=note)
+
+
+# Controls: what these recordings leave on the disk must be found to break promises, or the checks prove nothing.
+
+SABOTAGE: dict[str, Callable[[disk.Recording], disk.Recording]] = {
+    "no syncs": disk.without_syncs,
+    "no syncs of files": lambda recording: disk.without_syncs(recording, lambda file: not file.is_directory),
+    "no syncs of directories": lambda recording: disk.without_syncs(recording, lambda file: file.is_directory),
+    "files synced after their rename": disk.synced_too_late,
+}
+
+_FILES, _NAMES, _LATE = (name for name in SABOTAGE if name != "no syncs")
+
+CONTROLS = {
+    "log_durable": [_FILES, _NAMES],
+    "log_interval": [_FILES, _NAMES],
+    "log_synced": [_FILES, _NAMES],
+    "repair": [_FILES, _NAMES],
+    "checkpoints": [_FILES, _NAMES, _LATE],
+    "atomic": [_FILES, _NAMES, _LATE],
+    "atomic_careless": [_FILES, _NAMES],
+    "state": [_FILES, _NAMES, _LATE],
+    "documents": [_FILES, _NAMES, _LATE],
+    "markers": [_FILES, _LATE],
+}
+
+
+def control(name: str, recording: disk.Recording, folder: str) -> None:
+    """Check that every sabotage of a workload's syncs is noticed."""
+    noticed: list[str] = []
+    missed: list[str] = []
+    for sabotage in ["no syncs", *CONTROLS[name]]:
+        sabotaged = SABOTAGE[sabotage](recording)
+        choose = random.Random(f"{SEED} {name} {sabotage}")
+        cases = cases_of(sabotaged, 0, choose)
+        choose.shuffle(cases)
+        number = next((number for number, text in enumerate(check_all(name, sabotaged, cases, folder), 1) if text), 0)
+        (noticed if number else missed).append(f"{sabotage} (state {number or len(cases)})")
+    note = f"noticed: {', '.join(noticed)}" + (f"; MISSED: {', '.join(missed)}" if missed else "")
+    evidence.row(TARGET, f"control: {name}", passed=len(noticed), failed=len(missed), note=note)
+
+
+def main() -> int:
+    evidence.begin(TARGET)
+    print(f"HOLDFAST_SEED={SEED}")
+    # In memory where that is possible: the checks sync what they write, and no disk has to wait for that.
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    chosen = sys.argv[1:] or list(workload.WORKLOADS)
+    with tempfile.TemporaryDirectory(dir=base, prefix="power-cuts-") as folder:
+        recorder = disk.build(Path(folder))
+        for name in chosen:
+            recording = disk.record(name, recorder)
+            cut_power(name, recording, folder)
+            if name in CONTROLS:
+                control(name, recording, folder)
+    return min(evidence.end(TARGET), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

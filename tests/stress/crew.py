@@ -1,0 +1,163 @@
+"""Forked processes that are killed at random moments and replaced, and memory in which they note what they did."""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+PATIENCE = 60  # seconds after which what is waited for will not come; nothing is measured with it
+
+ELSEWHERE, WAITING, INSIDE = range(3)
+_WHERE = ("killed elsewhere", "killed waiting", "killed holding")
+
+
+def cells(count: int) -> memoryview:
+    """Whole numbers that forked processes share.
+
+    Each is written in one step. struct.pack_into() would clear it first, and a kill may come between.
+    """
+    return memoryview(mmap.mmap(-1, 8 * max(count, 1))).cast("q")
+
+
+class Worker:
+    """What a process of the crew knows of itself."""
+
+    def __init__(self, crew: Crew, slot: int, number: int) -> None:
+        self.slot = slot
+        """Its place in the crew, which its successors take over."""
+        self.number = number
+        """Nobody else's, ever."""
+        self._crew = crew
+
+    def done(self) -> None:
+        """Note that another step is done."""
+        self._crew.steps[self.slot] += 1
+
+    def at(self, place: int) -> None:
+        """Note where it is, seen from the lock: so the check knows where it died."""
+        self._crew.places[self.slot] = place
+
+
+class Crew:
+    """Processes, each with a role and some work without an end. All but the killed ones must get on with it."""
+
+    def __init__(
+        self, roles: Sequence[tuple[str, Callable[[Worker], None]]], after_kill: Callable[[int], None] | None = None
+    ) -> None:
+        self.steps = cells(len(roles))
+        self.places = cells(len(roles))
+        self.killed: Counter[str] = Counter()
+        """How many of each role."""
+        self.deaths: Counter[str] = Counter()
+        """And where they were, as far as they had said."""
+        self._roles = roles
+        self._after_kill = after_kill
+        self._living: dict[int, int] = {}
+        self._started = 0
+
+    def kill(self, kills: int) -> None:
+        """Let them work, and kill so many at random moments; in the end all of them."""
+        try:
+            for slot in range(len(self._roles)):
+                self._start(slot)
+            for _ in range(kills):
+                steps = sum(self.steps)
+                time.sleep(random.random() * 0.02)
+                slot = self._victim()
+                self._kill(slot)
+                self._start(slot)
+                self._until(lambda steps=steps: sum(self.steps) > steps)
+            # Not one waits for ever, whoever died around it.
+            before = [*self.steps]
+            self._until(lambda: all(now > then for now, then in zip(self.steps, before, strict=True)))
+            for slot in range(len(self._roles)):
+                self._kill(slot)
+        finally:
+            for pid in self._living.values():
+                kill(pid)
+
+    def _victim(self) -> int:
+        """Anybody; every other time somebody who is inside, where a death matters most."""
+        inside = [slot for slot, place in enumerate(self.places) if place == INSIDE]
+        return random.choice(inside if inside and random.random() < 0.5 else range(len(self._roles)))
+
+    def _start(self, slot: int) -> None:
+        number = self._started
+        self._started += 1
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._work(Worker(self, slot, number))
+        self._living[slot] = pid
+
+    def _work(self, worker: Worker) -> None:
+        with forever():
+            self._roles[worker.slot][1](worker)
+
+    def _kill(self, slot: int) -> None:
+        role = self._roles[slot][0]
+        if not kill(self._living.pop(slot)):
+            raise AssertionError(f"one of the {role} ended by itself: what it said is above")
+        self.killed[role] += 1
+        self.deaths[_WHERE[self.places[slot]]] += 1
+        self.places[slot] = ELSEWHERE
+        if self._after_kill is not None:
+            self._after_kill(slot)
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        until(condition, *self._living.values())
+
+
+@contextmanager
+def forever() -> Iterator[None]:
+    """Do in a forked process what has no end. An error ends the process, with a status that tells it from a kill."""
+    try:
+        faulthandler.register(signal.SIGUSR1)
+        random.seed()
+        yield
+    except BaseException:  # noqa: BLE001 - it ends here
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def kill(pid: int) -> bool:
+    """Kill a process, and see it gone. Whether it lived until now."""
+    os.kill(pid, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def until(condition: Callable[[], object], *processes: int) -> None:
+    """Wait for something that these processes do. They print where they are if it does not come."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            for pid in processes:
+                os.kill(pid, signal.SIGUSR1)
+            time.sleep(1)
+            raise AssertionError("somebody waits for ever; where is printed above")
+        time.sleep(0.0005)
+
+
+class Scenario:
+    """Something to be killed in a folder, and what must be true of it afterwards."""
+
+    crew: Crew
+
+    def kill(self, kills: int) -> Counter[str]:
+        """Kill so many. Returns how many of which role."""
+        self.crew.kill(kills)
+        return self.crew.killed
+
+    def check(self) -> Counter[str]:
+        """See that all promises are kept. Returns how much of what was looked at."""
+        raise NotImplementedError

@@ -1,0 +1,198 @@
+"""Writers, rotators and readers of one log, killed at random."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+from crew import Crew, Scenario, Worker, cells
+
+from holdfast import JsonlFile
+
+
+class Account:
+    """What somebody has read of a log: that nothing acknowledged is missing, nothing is twice, and order is kept.
+
+    A record tells its writer's slot and number, its own number, and which part it is of how many of a batch.
+    """
+
+    def __init__(self, acknowledged: memoryview, slots: memoryview, seen: dict[str, Any] | None = None) -> None:
+        self.acknowledged = acknowledged
+        self.slots = slots
+        self.records = 0
+        seen = seen or {"last": None, "writers": {}}
+        self.last: list[int] | None = seen["last"]
+        self.writers: dict[str, list[int]] = seen["writers"]
+
+    def seen(self) -> dict[str, Any]:
+        """All there is to know, to go on with it later."""
+        return {"last": self.last, "writers": self.writers}
+
+    def see(self, record: list[Any]) -> None:
+        """The next record."""
+        slot, writer, number, part, parts = record[:5]
+        before = self.writers.get(str(slot))
+        if part:
+            assert self.last == [slot, writer, number, part - 1, parts], f"{record[:5]} after {self.last}: a torn batch"
+        elif before is not None and before[1] == writer:
+            assert number == before[2] + 1, f"{record[:5]} after {before}"
+            assert before[3] == before[4] - 1, f"{before} was acknowledged, or followed, and is not whole"
+        else:
+            assert number == 1, f"{record[:5]}, the first of its writer"
+            self.end(slot, before, writer)
+        self.last = self.writers[str(slot)] = record[:5]
+        self.records += 1
+
+    def end(self, slot: int, last: list[int] | None, until: int) -> None:
+        """Nothing more comes of the writers of a slot before this one, of which that was the last record."""
+        first = 0
+        if last is not None:
+            _, writer, number, part, parts = last
+            acknowledged = self.acknowledged[writer]
+            # One that was killed between its append and its note has one more in the file.
+            assert acknowledged <= number <= acknowledged + 1, f"{acknowledged} acknowledged, {last} the last found"
+            assert number > acknowledged or part == parts - 1, f"{last} was acknowledged and is not whole"
+            first = writer + 1
+        for writer in range(first, until):
+            mine = self.slots[writer] == slot + 1
+            assert not (mine and self.acknowledged[writer]), f"nothing of writer {writer} was found"
+
+
+class Logs(Scenario):
+    """Some write, some rotate and compress, some read on from where the one before them stopped."""
+
+    durable: tuple[bool | float, ...] = (False,)
+    settings: ClassVar[dict[str, Any]] = {}
+    rotators = 0
+
+    def __init__(self, folder: str, kills: int) -> None:
+        self.folder = folder
+        self.path = f"{folder}/log/events.jsonl"
+        writers, readers = 4, 2
+        processes = kills + writers + readers + self.rotators
+        self.acknowledged, self.slots, self.read = cells(processes), cells(processes), cells(processes)
+        os.mkdir(f"{folder}/log")
+        self.crew = Crew(
+            [("writers", self.write)] * writers
+            + [("rotators", self.rotate)] * self.rotators
+            + [("readers", self.iterate), ("followers", self.follow)]
+        )
+
+    def write(self, me: Worker) -> None:
+        self.slots[me.number] = me.slot + 1
+        log = JsonlFile(self.path, timeout=60, durable=random.choice(self.durable), **self.settings)
+        number = 0
+        while True:
+            number += 1
+            parts = random.choice((1, 1, 1, 1, 3, 20))
+            lines = [[me.slot, me.number, number, part, parts, "é" * _length()] for part in range(parts)]
+            if parts == 1:
+                log.append(lines[0])
+            else:
+                log.extend(lines)
+            self.acknowledged[me.number] = number
+            me.done()
+            time.sleep(random.random() * 0.001)  # so that readers can keep up
+
+    def rotate(self, me: Worker) -> None:
+        log = JsonlFile(self.path, timeout=60, compress=True)
+        while True:
+            log.rotate()
+            me.done()
+            time.sleep(random.random() * 0.02)
+
+    def follow(self, me: Worker) -> None:
+        self._read(me, lambda since: JsonlFile(self.path).follow(since=since, errors="skip", poll_interval=0.01))
+
+    def iterate(self, me: Worker) -> None:
+        while True:
+            self._read(me, lambda since: JsonlFile(self.path).records(since=since, errors="skip"))
+            time.sleep(0.001)
+
+    def _read(self, me: Worker, open_reader: Any) -> None:
+        """Read on, and save place and account together now and then: so each record must come exactly once."""
+        file = Path(f"{self.folder}/reader{me.slot}")
+        checkpoint, seen = json.loads(file.read_text()) if file.exists() else (None, None)
+        account = Account(self.acknowledged, self.slots, seen)
+        with open_reader(checkpoint) as records:
+            for record in records:
+                account.see(record)
+                self.read[me.number] = account.records
+                if random.random() < 0.05:
+                    _save(file, [records.checkpoint, account.seen()])
+                    me.done()
+            _save(file, [records.checkpoint, account.seen()])
+            me.done()
+
+    def check(self) -> Counter[str]:
+        """Every acknowledged record is in the files, and reaches readers; a last operation leaves no litter."""
+        account, torn = Account(self.acknowledged, self.slots), 0
+        for line in _lines(f"{self.folder}/log"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                torn += 1
+                continue
+            account.see(record)
+        self._finish(account)
+        for file in Path(self.folder).glob("reader*[0-9]"):
+            checkpoint, seen = json.loads(file.read_text())
+            reader = Account(self.acknowledged, self.slots, seen)
+            for record in JsonlFile(self.path).records(since=checkpoint, errors="skip"):
+                reader.see(record)
+            self._finish(reader)
+            assert reader.writers == account.writers, "a reader has seen other records than are there"
+        log = JsonlFile(self.path, compress=True)
+        log.append([0])
+        log.rotate()
+        found = sorted(os.listdir(f"{self.folder}/log"))
+        assert all(name.endswith(".jsonl.gz") for name in found), f"left behind: {found}"
+        return Counter(
+            {"acknowledged": sum(self.acknowledged), "records": account.records, "read": sum(self.read), "torn": torn}
+        )
+
+    def _finish(self, account: Account) -> None:
+        for slot in {*self.slots} - {0}:
+            account.end(slot - 1, account.writers.get(str(slot - 1)), len(self.slots))
+
+
+class DurableLogs(Logs):
+    durable = (True, 0.01)
+
+
+class RotatedLogs(Logs):
+    settings: ClassVar[dict[str, Any]] = {"max_bytes": 100_000}
+    rotators = 2
+
+
+class CompressedLogs(Logs):
+    settings: ClassVar[dict[str, Any]] = {"max_bytes": 100_000, "compress": True}
+
+
+def _length() -> int:
+    """Of a record's text: mostly short, sometimes more than a page, as a kill cuts a write between pages."""
+    return random.randrange(6000) if random.random() < 0.05 else random.randrange(50)
+
+
+def _save(file: Path, content: Any) -> None:
+    scratch = file.with_suffix(".new")
+    scratch.write_text(json.dumps(content))
+    os.replace(scratch, file)
+
+
+def _lines(folder: str) -> list[bytes]:
+    """All lines of the log, oldest first, read by ourselves. Of a segment in both forms the plain one counts."""
+    names = {*os.listdir(folder)}
+    lines: list[bytes] = []
+    for name in sorted(names):
+        if name.startswith(".") or name.removesuffix(".gz") in names - {name}:
+            continue
+        data = Path(folder, name).read_bytes()
+        lines += filter(None, (gzip.decompress(data) if name.endswith(".gz") else data).split(b"\n"))
+    return lines

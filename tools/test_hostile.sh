@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What others plant beside our files and write into them: tools/test_hostile.sh BIN
+# Whoever plants something is another user, which takes root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=test-hostile
+bin=$1
+reports=build/evidence/$target
+evidence=("$bin/python" tools/evidence.py)
+
+# check WHAT NOTE FILE...: a row with what pytest counts.
+check() {
+    local what=$1 note=$2 report
+    report=$reports/${what//[^a-z]/-}.xml
+    shift 2
+    "$bin/python" -m pytest -q --no-header --junitxml="$report" "$@" || true
+    "${evidence[@]}" pytest "$target" "$what" "$report" --note "$note"
+}
+
+rm -rf "$reports"
+mkdir -p "$reports"
+"${evidence[@]}" begin "$target"
+# Linux has protections of its own. What they keep away is not what is tested here, so it is said how they are set.
+protection=$(cd /proc/sys/fs 2>/dev/null && for each in protected_*; do echo "$each=$(cat "$each")"; done | xargs || true)
+check "planted beside our files" "${protection:-this system protects nothing by itself}" tests/hostile/planted.py
+check "files, links and records, one by one" "in the normal suite, too" tests/test_planted.py
+check "names, records, logs and states" "" tests/hostile/contents.py
+check "on a terminal" "in the normal suite, too" tests/test_cli_terminal.py
+"${evidence[@]}" end "$target"
