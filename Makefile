@@ -99,6 +99,10 @@ instructions: $(VENV)/.installed ## count the instructions of the hot paths, and
 
 wheel: $(VENV)/.wheel ## build the sdist, and the wheel from it, into dist
 
+# WHEELS names some: "win_amd64 manylinux_aarch64"; a wrong name prints all, and cp314t-NAME is the free-threaded one.
+wheels: $(VENV)/.group-cross ## build and audit a wheel for every platform, into build/wheels
+	$(BIN)/python tools/wheels.py $(WHEELS)
+
 check-wheel: $(VENV)/.wheel $(VENV)/.group-wheel ## audit the sdist and the wheel, install and try them
 	bash tools/check_wheel.sh $(BIN)
 
@@ -110,9 +114,6 @@ check-workflows: $(VENV)/.group-workflows ## validate the workflows and what the
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --no-progress .github
-
-cross-check: $(VENV)/.group-cross ## build the package for Windows and macOS from here
-	$(BIN)/python tools/cross_build.py
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) .cache build dist src/holdfast.egg-info src/holdfast/_native.*so src/holdfast/_native.*pyd

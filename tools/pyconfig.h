@@ -26,7 +26,9 @@
 #ifdef _WIN32
 #define MS_WINDOWS
 #define MS_WIN32
+#ifdef _WIN64
 #define MS_WIN64
+#endif
 #define NT_THREADS
 #define HAVE_DECLSPEC_DLL
 #define Py_ENABLE_SHARED
