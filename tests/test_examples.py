@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import replaces_open_files
 from holdfast import DocumentStore, JsonlFile, StateFile, Timeout
 from support import PATIENCE, Child, eventually, held_elsewhere, in_another_thread, is_free
 
@@ -60,6 +61,7 @@ def projects(example):
     return example("project_state")
 
 
+@replaces_open_files
 def test_the_project_tool_loses_no_task_of_several_processes(projects, tmp_path):
     printed = run("project_state.py", tmp_path)
     titles = [task["title"] for task in StateFile(tmp_path / "project.yaml").load().data["tasks"]]
@@ -346,6 +348,7 @@ def requests(number, writer="web"):
     return [{"event": "request", "writer": writer, "number": each} for each in range(number)]
 
 
+@replaces_open_files
 def test_the_pipeline_counts_every_request_once_although_reader_and_writer_are_killed(tmp_path):
     run("event_pipeline.py", tmp_path)
     found = defaultdict(list)
@@ -395,6 +398,7 @@ def test_a_log_at_rest_is_counted_although_no_batch_is_full(pipeline, tmp_path):
         child.join()
 
 
+@replaces_open_files
 def test_a_torn_line_costs_no_other_event(pipeline, tmp_path):
     log = pipeline.open_log(tmp_path)
     log.extend(requests(3))

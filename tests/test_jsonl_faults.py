@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import kills
-from conftest import linux_only, posix_only
+from conftest import frees_names_of_open_files, linux_only, posix_only
 from holdfast import JsonlFile
 from support import PATIENCE, Child
 
@@ -201,6 +201,7 @@ def test_a_full_disk_leaves_the_log_whole_and_it_goes_on_when_there_is_space(tmp
         subprocess.run(["umount", tmp_path], check=True)
 
 
+@frees_names_of_open_files
 def test_a_directory_that_has_gone_is_an_error_until_it_is_back(tmp_path):
     folder = tmp_path / "logs"
     log = JsonlFile(folder / "events.jsonl")

@@ -8,8 +8,11 @@ import subprocess
 
 import pytest
 
+from conftest import replaces_open_files
 from holdfast import JsonlFile
 from support import PATIENCE
+
+pytestmark = replaces_open_files
 
 RECORDS = [{"number": number, "name": "Jürgen", "nested": {"list": [number, None]}} for number in range(100)]
 

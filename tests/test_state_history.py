@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import linux_only, posix_only
+from conftest import linux_only, posix_only, replaces_open_files
 from holdfast import Change, JsonlFile, StateConflict, StateFile, ValueChange
 from holdfast._history import History
 from support import PATIENCE, Child
@@ -194,6 +194,7 @@ def test_a_history_whose_group_cannot_be_given_is_closed_to_its_own(public_direc
     assert stat.S_IMODE(log_of(path).stat().st_mode) == 0o600
 
 
+@replaces_open_files
 def test_loading_in_other_threads_does_not_disturb_the_records(state):
     state.save({"n": 0})
     done = threading.Event()
@@ -227,7 +228,7 @@ def unwritable(path):
 @pytest.mark.usefixtures("unwritable")
 def test_a_history_that_cannot_be_written_does_not_keep_a_save_from_being_done(path, state):
     for number in range(1, 3):
-        with pytest.warns(RuntimeWarning, match=re.escape(str(path))):
+        with pytest.warns(RuntimeWarning, match=re.escape(repr(str(path)))):
             assert state.save({"n": number}) == number
         assert state.history_errors == number
     assert json.loads(path.read_text()) == {"revision": 2, "n": 2}
@@ -430,6 +431,7 @@ def test_a_large_state_is_not_recorded_whole_each_time(path, state):
 # Pruning
 
 
+@replaces_open_files
 def test_pruning_removes_what_is_old_and_keeps_every_later_revision(path, state):
     for number in range(6):
         state.save({"n": number, "same": 1})
@@ -443,6 +445,7 @@ def test_pruning_removes_what_is_old_and_keeps_every_later_revision(path, state)
     assert "state" not in records(path)[-1]  # it goes on where it was
 
 
+@replaces_open_files
 def test_the_last_change_is_never_pruned(path, state):
     state.save({"n": 1})
     state.save({"n": 2})
@@ -478,6 +481,7 @@ def test_a_history_that_was_rotated_is_read_and_not_pruned(path, state):
         state.prune_history(keep_days=0)
 
 
+@replaces_open_files
 def test_a_saver_goes_on_after_another_process_has_pruned(path, state):
     for number in range(3):
         state.save({"n": number})

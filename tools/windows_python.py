@@ -1,6 +1,7 @@
 """Lay out a CPython for Windows with the packages that the tests need, to be run under Wine.
 
-tools/windows_python.py VERSION, such as 3.14 or 3.14t, prints the folder that has its python.exe.
+tools/windows_python.py VERSION, such as 3.14 or 3.14t, prints the folder that has its python.exe. Its status is 3 where
+that version is not to be had.
 
 It is the CPython that everybody uses on Windows: the DLLs and extension modules that the Python Software Foundation has
 built and signed, which the wheels of panda3d carry. What they lack is made here, or comes from elsewhere: the modules
@@ -187,6 +188,8 @@ def python(version: str) -> Path:
             copy_modules(version, folder, Path(scratch, "downloads"))
             make_programs(version, folder, Path(scratch, "downloads"))
             pip(version, "install", "--target", folder / "Lib/site-packages", "--group", "test", "cffi")
+            for outdated in CACHE.glob(f"python-{version}-*"):
+                shutil.rmtree(outdated)
             folder.rename(made)
     return made
 
@@ -195,4 +198,5 @@ if __name__ == "__main__":
     try:
         print(python(sys.argv[1]))
     except Unavailable as reason:
-        sys.exit(f"CPython {sys.argv[1]} for Windows: {reason}")
+        print(reason, file=sys.stderr)
+        sys.exit(3)
