@@ -60,6 +60,11 @@ test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Wi
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
 	bash tools/test_windows.sh
 
+# PLATFORMS names some: "s390x pypy 3.14t".
+test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other processors, C libraries and interpreters
+	bash tools/need.sh mmdebstrap=mmdebstrap qemu-s390x-static=qemu-user-static musl-gcc=musl-tools curl=curl
+	unshare --mount $(BIN)/python tools/platforms.py $(PLATFORMS)
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel
