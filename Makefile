@@ -91,6 +91,10 @@ test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cut
 fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
 	bash tools/need.sh clang=clang,libclang-rt-dev
 	bash tools/fuzz.sh $(BIN)
+# PLATFORMS names some: "s390x pypy 3.14t".
+test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other processors, C libraries and interpreters
+	bash tools/need.sh mmdebstrap=mmdebstrap qemu-s390x-static=qemu-user-static musl-gcc=musl-tools curl=curl
+	unshare --mount $(BIN)/python tools/platforms.py $(PLATFORMS)
 
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
