@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -15,6 +15,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from importlib import import_module
 from typing import Any, TypeAlias, TypeVar
 
 from history import History
@@ -36,9 +37,12 @@ from holdfast.aio import AsyncReadWriteLock, AsyncStateFile
 Enter: TypeAlias = Callable[[bool], AbstractContextManager[object]]
 EnterLater: TypeAlias = Callable[[bool], AbstractAsyncContextManager[object]]
 
+Make: TypeAlias = Callable[[str, str], Enter]  # from a path and a way to wait; entering is told whether to write
+MakeLater: TypeAlias = Callable[[str, str], EnterLater]
 Made = TypeVar("Made")
 
 MOMENT = 0.003  # seconds: about as long as a section
+SOON = 0.001  # seconds between two looks
 WAITS = ("waiting", "polling", "spinning", "timeouts", "cancelled")  # polling is HOLDFAST_WAIT=poll
 
 
@@ -52,31 +56,46 @@ def terms(wait: str) -> dict[str, Any]:
     return {
         "spinning": {"blocking": False},
         "timeouts": {"timeout": MOMENT},
-        "cancelled": {"cancel_check": lambda: random.random() < 0.3, "poll_interval": 0.001},
+        "cancelled": {"cancel_check": lambda: random.random() < 0.3, "poll_interval": SOON},
     }.get(wait, {})
 
 
-# Locks: from a path and a way to wait, a function that enters for a writer or for a reader
+# Locks
 
 
-def _flock(path: str, wait: str) -> Enter:
-    lock = FileLock(path, poll_interval=0.001)
-    return lambda _: lock.acquire(**terms(wait))
+def _exclusive(new: Callable[[str], Any]) -> Make:
+    """How to enter a lock that has acquire()."""
+
+    def make(path: str, wait: str) -> Enter:
+        lock = new(path)
+        return lambda _: lock.acquire(**terms(wait))
+
+    return make
 
 
-def _ofd(path: str, wait: str) -> Enter:
-    lock = FileLock(path, kind="ofd", poll_interval=0.001)
-    return lambda _: lock.acquire(**terms(wait))
+def _exclusive_later(new: Callable[[str], Any]) -> MakeLater:
+    """The same in an event loop."""
+
+    def make(path: str, wait: str) -> EnterLater:
+        lock = new(path)
+
+        @asynccontextmanager
+        async def enter(_: bool) -> AsyncIterator[None]:
+            async with await lock.acquire(**terms(wait)):
+                yield
+
+        return enter
+
+    return make
+
+
+def _bridge(name: str, **settings: Any) -> Callable[[str], Any]:
+    return lambda path: getattr(import_module("holdfast.filelock"), name)(path, poll_interval=SOON, **settings)
 
 
 def _shared(path: str, wait: str) -> Enter:
-    locks = {writes: FileLock(path, shared=not writes, poll_interval=0.001) for writes in (True, False)}
+    locks = {writes: FileLock(path, shared=not writes, poll_interval=SOON) for writes in (True, False)}
     return lambda writes: locks[writes].acquire(**terms(wait))
-
-
-def _soft(path: str, wait: str) -> Enter:
-    lock = SoftFileLock(path, poll_interval=0.001)
-    return lambda _: lock.acquire(**terms(wait))
 
 
 def _readers_and_writers(path: str, wait: str) -> Enter:
@@ -86,22 +105,8 @@ def _readers_and_writers(path: str, wait: str) -> Enter:
 
 def _all(path: str, wait: str) -> Enter:
     """Two of three locks: any two pairs have one in common."""
-    locks = [FileLock(path + ".1"), SoftFileLock(path + ".2", poll_interval=0.001), FileLock(path + ".3", kind="ofd")]
+    locks = [FileLock(path + ".1"), SoftFileLock(path + ".2", poll_interval=SOON), FileLock(path + ".3", kind="ofd")]
     return lambda _: lock_all(*random.sample(locks, 2), timeout=patience(wait))
-
-
-def _bridge(path: str, wait: str) -> Enter:
-    from holdfast.filelock import FileLock as Bridge
-
-    lock = Bridge(path, poll_interval=0.001)
-    return lambda _: lock.acquire(**terms(wait))
-
-
-def _soft_bridge(path: str, wait: str) -> Enter:
-    from holdfast.filelock import SoftFileLock as Bridge
-
-    lock = Bridge(path, poll_interval=0.001)
-    return lambda _: lock.acquire(**terms(wait))
 
 
 def _state(path: str, wait: str) -> Enter:
@@ -122,31 +127,6 @@ def _git(path: str, wait: str) -> Enter:
     return lambda _: atomic_write(path, durable=False, lock="git", timeout=patience(wait))
 
 
-def _async_flock(path: str, wait: str) -> EnterLater:
-    lock = AsyncFileLock(path, poll_interval=0.001)
-
-    @asynccontextmanager
-    async def enter(_: bool) -> Any:
-        async with await lock.acquire(**terms(wait)):
-            yield
-
-    return enter
-
-
-def _async_bridge(path: str, wait: str) -> EnterLater:
-    from holdfast.filelock import AsyncFileLock as Bridge
-
-    # Without thread_local=True, all tasks share what one object holds, as in filelock.
-    lock = Bridge(path, thread_local=True, poll_interval=0.001)
-
-    @asynccontextmanager
-    async def enter(_: bool) -> Any:
-        async with await lock.acquire(**terms(wait)):
-            yield
-
-    return enter
-
-
 def _async_readers_and_writers(path: str, wait: str) -> EnterLater:
     lock = AsyncReadWriteLock(path)
     return lambda writes: (lock.write_lock if writes else lock.read_lock)(**terms(wait))
@@ -156,7 +136,7 @@ def _async_state(path: str, wait: str) -> EnterLater:
     state: AsyncStateFile[Any] = AsyncStateFile(path, durable=False, timeout=patience(wait), default=lambda: {"n": 0})
 
     @asynccontextmanager
-    async def enter(_: bool) -> Any:
+    async def enter(_: bool) -> AsyncIterator[None]:
         async with state.edit() as data:
             yield
             data["n"] += 1
@@ -168,23 +148,24 @@ _ANY = WAITS
 _BY_TIMEOUT = ("waiting", "polling", "spinning", "timeouts")
 _AT_INTERVALS = ("waiting", "spinning", "timeouts", "cancelled")  # what has no kernel to wait in
 
-LOCKS: dict[str, tuple[Callable[[str, str], Enter], tuple[str, ...]]] = {
-    "FileLock": (_flock, _ANY),
-    "FileLock, ofd": (_ofd, _ANY),
+LOCKS: dict[str, tuple[Make, tuple[str, ...]]] = {
+    "FileLock": (_exclusive(lambda path: FileLock(path, poll_interval=SOON)), _ANY),
+    "FileLock, ofd": (_exclusive(lambda path: FileLock(path, kind="ofd", poll_interval=SOON)), _ANY),
     "FileLock, shared": (_shared, _ANY),
     "ReadWriteLock": (_readers_and_writers, _BY_TIMEOUT),
-    "SoftFileLock": (_soft, _AT_INTERVALS),
+    "SoftFileLock": (_exclusive(lambda path: SoftFileLock(path, poll_interval=SOON)), _AT_INTERVALS),
     "lock_all": (_all, _BY_TIMEOUT),
-    "filelock.FileLock": (_bridge, _ANY),
-    "filelock.SoftFileLock": (_soft_bridge, _AT_INTERVALS),
+    "filelock.FileLock": (_exclusive(_bridge("FileLock")), _ANY),
+    "filelock.SoftFileLock": (_exclusive(_bridge("SoftFileLock")), _AT_INTERVALS),
     "StateFile.edit": (_state, _BY_TIMEOUT),
     "atomic_write": (_atomic, _BY_TIMEOUT),
     "atomic_write, git": (_git, ("waiting", "spinning", "timeouts")),
 }
 
-ASYNC_LOCKS: dict[str, tuple[Callable[[str, str], EnterLater], tuple[str, ...]]] = {
-    "AsyncFileLock": (_async_flock, _ANY),
-    "filelock.AsyncFileLock": (_async_bridge, _ANY),
+ASYNC_LOCKS: dict[str, tuple[MakeLater, tuple[str, ...]]] = {
+    "AsyncFileLock": (_exclusive_later(lambda path: AsyncFileLock(path, poll_interval=SOON)), _ANY),
+    # Without thread_local=True, all tasks share what one object holds, as in filelock.
+    "filelock.AsyncFileLock": (_exclusive_later(_bridge("AsyncFileLock", thread_local=True)), _ANY),
     "AsyncReadWriteLock": (_async_readers_and_writers, _BY_TIMEOUT),
     "AsyncStateFile.edit": (_async_state, _BY_TIMEOUT),
 }
@@ -196,7 +177,7 @@ def _shared_by_threads(path: str, _: str) -> Enter:
 
 
 # What the check must catch
-FAULTS: dict[str, Callable[[str, str], Enter]] = {
+FAULTS: dict[str, Make] = {
     "no lock": lambda _, __: lambda _: nullcontext(),
     "writers share": lambda path, _: lambda _: FileLock(path, shared=True),
     "threads share": _shared_by_threads,
