@@ -67,6 +67,10 @@ test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on 
 		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
 	unshare --mount $(BIN)/python tests/filesystems/run.py
 
+fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
+	bash tools/need.sh clang=clang,libclang-rt-dev
+	bash tools/fuzz.sh $(BIN)
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel
