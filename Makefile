@@ -50,6 +50,10 @@ test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in
 	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
 	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)
 
+test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package on a core under gcc's sanitizers
+	bash tools/need.sh gcc=gcc nm=binutils setarch=util-linux
+	bash tools/test_py_sanitize.sh $(BIN)
+
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
 
