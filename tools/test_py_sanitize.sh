@@ -17,12 +17,6 @@ core=(tests/test_exclusion.py tests/test_softlock.py tests/test_jsonl.py tests/t
     tests/test_rwlock.py tests/test_threads_and_fork.py tests/test_metrics.py tests/test_planted.py)
 threads=(tests/test_threads_and_fork.py tests/test_exclusion.py tests/test_metrics.py tests/test_lock_all.py)
 
-# What cannot be under a sanitizer, each with the reason.
-excluded() {
-    cat <<'END'
-END
-}
-
 runtime() { # NAME...: the sanitizers' libraries, and that of C++, whose exceptions they must know from the start
     local name
     for name in "$@" stdc++; do
@@ -45,20 +39,16 @@ build() {
 # check NAME WHAT PRELOADED TEST...: a row of the tests on what was built as NAME. A report of a sanitizer fails it, also
 # one of a process that a test has started.
 check() {
-    local name=$1 what=$2 preloaded=$3 reports skipped=()
+    local name=$1 what=$2 preloaded=$3 reports
     reports=$out/$name/reports
     shift 3
-    while IFS=$'\t' read -r test reason; do
-        skipped+=(--deselect "$test")
-        echo "SKIPPED $what: $test: $reason"
-    done < <(excluded)
     mkdir -p "$reports"
     local options="log_path=$reports/report:exitcode=99"
     env PYTHONPATH="$out/$name/package" LD_PRELOAD="$preloaded" \
         ASAN_OPTIONS="$options:detect_leaks=0:detect_stack_use_after_return=1" \
         UBSAN_OPTIONS="$options:print_stacktrace=1" TSAN_OPTIONS="$options:die_after_fork=0" \
         setarch -R "$bin/python" -m pytest -q --no-header --override-ini=timeout=600 -p no:cacheprovider \
-        --junitxml="$out/$name/report.xml" "${skipped[@]}" "$@" || true
+        --junitxml="$out/$name/report.xml" "$@" || true
     "${evidence[@]}" pytest "$target" "$what" "$out/$name/report.xml"
     if [[ -n $(ls "$reports") ]]; then
         head -60 "$reports"/*
