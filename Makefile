@@ -96,6 +96,10 @@ test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other proces
 	bash tools/need.sh mmdebstrap=mmdebstrap qemu-s390x-static=qemu-user-static musl-gcc=musl-tools curl=curl
 	unshare --mount $(BIN)/python tools/platforms.py $(PLATFORMS)
 
+fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
+	bash tools/need.sh clang=clang,libclang-rt-dev
+	bash tools/fuzz.sh $(BIN)
+
 test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
 	rm -rf .cache/test-wheel
 	$(PYTHON) -m venv --without-pip .cache/test-wheel

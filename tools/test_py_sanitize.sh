@@ -13,9 +13,9 @@ gcc=${CC:-gcc}
 evidence=("$bin/python" tools/evidence.py)
 
 # The parts of the suite that go deepest into the core.
-core=(tests/test_exclusion.py tests/test_softlock.py tests/test_jsonl.py tests/test_jsonl_faults.py tests/test_atomic.py
-    tests/test_rwlock.py tests/test_threads_and_fork.py tests/test_metrics.py tests/test_planted.py)
-threads=(tests/test_threads_and_fork.py tests/test_exclusion.py tests/test_metrics.py tests/test_lock_all.py)
+core=(tests/test_exclusion.py tests/test_softlock.py tests/test_jsonl.py tests/test_atomic.py tests/test_rwlock.py
+    tests/test_threads_and_fork.py tests/test_metrics.py)
+threads=(tests/test_threads_and_fork.py tests/test_exclusion.py tests/test_metrics.py)
 
 runtime() { # NAME...: the sanitizers' libraries, and that of C++, whose exceptions they must know from the start
     local name
