@@ -42,10 +42,6 @@ test-c-valgrind: ## the C tests under valgrind
 	bash tools/need.sh valgrind=valgrind,libc6-dbg
 	bash csrc/tests/run.sh valgrind
 
-test-c-windows: ## the C tests built for Windows, under Wine
-	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
-	bash csrc/tests/run.sh windows
-
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
 
@@ -88,9 +84,6 @@ test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cut
 	bash tools/need.sh cc=build-essential
 	PYTHONPATH=tools $(BIN)/python tests/power_cuts/run.py
 
-fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
-	bash tools/need.sh clang=clang,libclang-rt-dev
-	bash tools/fuzz.sh $(BIN)
 # PLATFORMS names some: "s390x pypy 3.14t".
 test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other processors, C libraries and interpreters
 	bash tools/need.sh mmdebstrap=mmdebstrap qemu-s390x-static=qemu-user-static musl-gcc=musl-tools curl=curl
@@ -99,12 +92,6 @@ test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other proces
 fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
 	bash tools/need.sh clang=clang,libclang-rt-dev
 	bash tools/fuzz.sh $(BIN)
-
-test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
-	rm -rf .cache/test-wheel
-	$(PYTHON) -m venv --without-pip .cache/test-wheel
-	$(BIN)/python -m pip --python .cache/test-wheel/bin/python install --quiet dist/*.whl --group test
-	.cache/test-wheel/bin/python -m pytest
 
 lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/ruff check .
@@ -147,6 +134,13 @@ check-workflows: $(VENV)/.group-workflows ## validate the workflows and what the
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --no-progress .github
+
+evidence: $(VENV)/.created ## put the tables of the latest runs into docs/evidence.md
+	$(BIN)/python tools/evidence.py keep
+
+# For targets that run at once: no two may install into it.
+GROUPS := test lint docs bench readers wheel workflows cross fuzz filelock
+environment: $(VENV)/.installed $(VENV)/.wheel $(GROUPS:%=$(VENV)/.group-%) ## install what all other targets need
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) .cache build dist src/holdfast.egg-info src/holdfast/_native.*so src/holdfast/_native.*pyd
