@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 FULL ?= 0
 export HOLDFAST_FULL := $(FULL)
 
+# How long to soak.
+SECONDS ?= 3600
+
 # What the compiled module is made from: the package is installed again when any of it changes.
 CORE := pyproject.toml setup.py csrc/cffi_build.py $(shell find csrc -path csrc/tests -prune -o -name '*.[ch]' -print)
 PACKAGE := $(CORE) MANIFEST.in README.md LICENSE $(shell find src -name '*.py' -o -name '*.pyi' -o -name py.typed)
@@ -39,16 +42,22 @@ test-c-valgrind: ## the C tests under valgrind
 	bash tools/need.sh valgrind=valgrind,libc6-dbg
 	bash csrc/tests/run.sh valgrind
 
-test-c-windows: ## the C tests built for Windows, under Wine
-	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
-	bash csrc/tests/run.sh windows
-
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
 
 test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in an emulated machine
 	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
 	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)
+
+test-chaos: $(VENV)/.installed $(VENV)/.group-test ## stopped holders, jumping clocks, forks, full disks, crowds, storms
+	bash tests/chaos/run.sh $(BIN)/python tests/chaos/chaos.py
+
+soak: $(VENV)/.installed ## a mix of everything for SECONDS=3600: does anything grow?
+	PYTHONPATH=tools:tests:tests/stress $(BIN)/python tests/chaos/soak.py $(SECONDS)
+
+test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package on a core under gcc's sanitizers
+	bash tools/need.sh gcc=gcc nm=binutils setarch=util-linux
+	bash tools/test_py_sanitize.sh $(BIN)
 
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	bash tools/test_hostile.sh $(BIN)
@@ -67,11 +76,22 @@ test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on 
 		/usr/include/fuse3/fuse.h=libfuse3-dev unshare=util-linux
 	unshare --mount $(BIN)/python tests/filesystems/run.py
 
-test-wheel: $(VENV)/.wheel ## the tests of the package, on the wheel, under PYTHON
-	rm -rf .cache/test-wheel
-	$(PYTHON) -m venv --without-pip .cache/test-wheel
-	$(BIN)/python -m pip --python .cache/test-wheel/bin/python install --quiet dist/*.whl --group test
-	.cache/test-wheel/bin/python -m pytest
+test-exclusion: $(VENV)/.installed $(VENV)/.group-test ## check histories of every lock for two that were inside together
+	bash tools/need.sh cc=build-essential
+	PYTHONPATH=tools $(BIN)/python tests/exclusion/run.py
+
+test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cuts
+	bash tools/need.sh cc=build-essential
+	PYTHONPATH=tools $(BIN)/python tests/power_cuts/run.py
+
+# PLATFORMS names some: "s390x pypy 3.14t".
+test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other processors, C libraries and interpreters
+	bash tools/need.sh mmdebstrap=mmdebstrap qemu-s390x-static=qemu-user-static musl-gcc=musl-tools curl=curl
+	unshare --mount $(BIN)/python tools/platforms.py $(PLATFORMS)
+
+fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
+	bash tools/need.sh clang=clang,libclang-rt-dev
+	bash tools/fuzz.sh $(BIN)
 
 lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/ruff check .
@@ -114,6 +134,13 @@ check-workflows: $(VENV)/.group-workflows ## validate the workflows and what the
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --no-progress .github
+
+evidence: $(VENV)/.created ## put the tables of the latest runs into docs/evidence.md
+	$(BIN)/python tools/evidence.py keep
+
+# For targets that run at once: no two may install into it.
+GROUPS := test lint docs bench readers wheel workflows cross fuzz filelock
+environment: $(VENV)/.installed $(VENV)/.wheel $(GROUPS:%=$(VENV)/.group-%) ## install what all other targets need
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) .cache build dist src/holdfast.egg-info src/holdfast/_native.*so src/holdfast/_native.*pyd

@@ -206,6 +206,10 @@ int hf_create(const char *path, unsigned mode, int64_t *opened);
    the file `scratch` is the caller's to remove. HF_NOT_DURABLE: it is in its place, but a power cut may undo that. */
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags);
 
+/* Have the directory that the file `path` is in reach the disk, and with it the names in it. Where directories cannot be
+   synced that is no error: there is nothing better to be done. */
+int hf_directory_sync(const char *path);
+
 /* Remove the file `path`. */
 int hf_remove(const char *path);
 

@@ -46,10 +46,6 @@ void hf__file_close(hf__file file);
 /* Whether `path` names the open file `identity`, and if so the size of the file. */
 bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size);
 
-/* Have the directory that the file `path` is in reach the disk, and with it the names in it. Where directories cannot be
-   synced that is no error: there is nothing better to be done. */
-int hf__directory_sync(const char *path);
-
 /* kernlock.c: the kernel's locks on an open file. */
 
 /* Take the lock if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */

@@ -132,7 +132,7 @@ static int lead(hf_log *log) {
         unlock_mutex(log);
         rc = hf__data_sync(file);
         if (rc == 0 && name_too)
-            rc = hf__directory_sync(log->lock->path);
+            rc = hf_directory_sync(log->lock->path);
         lock_mutex(log);
         hold->syncing = HF__NO_FILE;
         log->syncing = false;

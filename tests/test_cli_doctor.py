@@ -96,7 +96,7 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path):
 def test_where_the_system_refuses_all_locks_it_says_so_and_the_exit_code_is_1(tmp_path):
     code = """
         import errno
-        from faults import interposed
+        from interposed import interposed
         from holdfast.cli import main
         os.chdir(args[0])
         with interposed(lambda name: errno.ENOLCK if name == "flock" else None):

@@ -20,7 +20,7 @@ from conftest import posix_only, replaces_open_files
 from holdfast import _damage
 from holdfast._damage import Damage, Report
 from holdfast._reading import Records
-from holdfast._segments import compress, segment_path, segments_of
+from holdfast._segments import compress, prune, segment_path, segments_of
 
 Locked = Callable[[], AbstractContextManager[Any]]
 
@@ -285,6 +285,32 @@ def test_a_log_that_is_rotated_under_our_hands_is_repaired_wholly(log: str) -> N
     ]
     assert verify(log).ok
     assert len(list(records(log))) == 3
+
+
+@pytest.mark.parametrize("text", [GOOD + b"bad\n", GOOD + b"bad\n" + GOOD], ids=["at the end", "in the middle"])
+@pytest.mark.parametrize(
+    ("change", "compressed"),
+    [(lambda log: compress(segments_of(log)[0]), [True]), (repair, [False]), (lambda log: prune(log, keep=0), [])],
+    ids=["compressed", "repaired", "pruned"],
+)
+def test_a_rotated_file_that_is_changed_during_its_repair_is_repaired_as_it_is_now(
+    log: str, text: bytes, change: Callable[[str], object], compressed: list[bool]
+) -> None:
+    write(log, text)
+    rotate(log)
+    looks = []
+
+    def decode(line: bytes) -> Any:
+        if not looks:
+            looks.append(line)
+            change(log)
+        return json.loads(line)
+
+    repair(log, decode=decode)
+    assert [segment.compressed for segment in segments_of(log)] == compressed
+    assert verify(log).ok
+    assert len(list(records(log))) == len(compressed) * text.count(GOOD)
+    assert sum(file.read_bytes().count(b"\nbad\n") for file in Path(log).parent.glob("*.damaged")) == len(compressed)
 
 
 def test_what_was_appended_before_the_lock_is_kept(log: str) -> None:

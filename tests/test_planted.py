@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from datetime import datetime, timezone
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import DocumentStore, JsonlFile, StateFile, atomic_write, documents, write_text
+from holdfast import DamagedLine, DocumentStore, JsonlFile, StateFile, atomic_write, documents, write_text
 from holdfast._segments import segment_path
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs symbolic links, hard links and FIFOs")
@@ -71,8 +72,6 @@ def test_the_last_number_a_rotated_file_can_have_is_no_way_to_make_records_vanis
 
 @pytest.mark.parametrize("place", ["events.00000001.jsonl", "events.00000001.jsonl.gz"])
 def test_repairing_does_not_follow_a_link(folder, victim, place):
-    import gzip
-
     if place.endswith(".gz"):
         victim.write_bytes(gzip.compress(victim.read_bytes()))
     before = victim.read_bytes()
@@ -252,3 +251,15 @@ def test_deep_values_in_a_history_are_no_way_to_crash_it(tmp_path):
         file.write(record + "\n")
     with pytest.raises(LookupError, match="revision 2"):
         state.at(2)
+
+
+@pytest.mark.parametrize("errors", ["skip", "raise"])
+def test_what_is_left_of_a_line_in_a_compressed_file_that_was_cut_off_is_no_record(folder, errors):
+    whole = gzip.compress(b"1\n234567\n", compresslevel=0)
+    (folder / "events.00000001.jsonl.gz").write_bytes(whole[: whole.index(b"234567") + 2])
+    records = JsonlFile(folder / "events.jsonl").records(errors=errors)
+    assert next(records) == 1
+    if errors == "raise":
+        with pytest.raises(DamagedLine, match="cannot be decompressed"):
+            next(records)
+    assert list(records) == []

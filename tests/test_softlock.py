@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import frees_names_of_open_files, linux_only, posix_only
-from faults import interposed
 from holdfast import SoftFileLock, Timeout
+from interposed import interposed
 from support import ALARMS, PATIENCE, Child, eventually, in_another_thread
 
 # What who opens a marker may meet; on Windows a file that is just being moved or removed cannot be opened with open().
@@ -924,7 +924,7 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
 def test_a_forked_child_holds_nothing_and_its_end_does_not_remove_the_marker(path):
     with Child(
         """
-        from faults import interposed
+        from interposed import interposed
 from holdfast import SoftFileLock, Timeout
         lock = SoftFileLock(args[0])
         lock.acquire()
@@ -1118,7 +1118,7 @@ def poor(rules, code):
 @pytest.mark.parametrize("rules", [NO_UNNAMED, NO_LINKS], ids=["no unnamed files", "no links at all"])
 def test_a_lock_works_without_unnamed_files_and_without_links(tmp_path, path, rules):
     code = """
-    from faults import interposed
+    from interposed import interposed
 from holdfast import SoftFileLock, Timeout
     with SoftFileLock(args[0]) as lock:
         assert open(args[0]).read().startswith(f"{os.getpid()}\\n")

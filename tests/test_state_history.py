@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import linux_only, posix_only, replaces_open_files
 from holdfast import Change, JsonlFile, StateConflict, StateFile, ValueChange
+from holdfast._history import History
 from support import PATIENCE, Child
 
 
@@ -231,6 +232,16 @@ def test_a_history_that_cannot_be_written_does_not_keep_a_save_from_being_done(p
             assert state.save({"n": number}) == number
         assert state.history_errors == number
     assert json.loads(path.read_text()) == {"revision": 2, "n": 2}
+
+
+def test_memory_that_runs_out_while_a_change_is_recorded_does_not_make_a_save_fail(path, state, monkeypatch):
+    def run_out(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(History, "add", run_out)
+    with pytest.warns(RuntimeWarning, match=re.escape(str(path))):
+        assert state.save({"n": 1}) == 1
+    assert (state.load().data, state.history_errors) == ({"n": 1}, 1)
 
 
 @pytest.mark.usefixtures("unwritable")

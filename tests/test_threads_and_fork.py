@@ -694,6 +694,42 @@ def test_a_lock_that_only_another_thread_knows_survives_a_fork(path, kind):
         child.join()
 
 
+USES = {
+    "JsonlFile": ("JsonlFile(path, max_bytes=20)", "[one.append(number) for number in range(20)]"),
+    "atomic_write": ("atomic_write(path, lock=True)", "one.write('text')"),
+    "DocumentStore": ("DocumentStore(path)", "one.update(key={}), one.flush()"),
+    "StateFile, JSON": ("StateFile(path + '.json', history=True)", "one.save({}), one.save({'n': 1})"),
+    "StateFile, YAML": ("StateFile(path + '.yaml', history=True)", "one.save({}), one.save({'n': 1})"),
+    "StateFile, TOML": ("StateFile(path + '.toml', history=True)", "one.save({}), one.save({'n': 1})"),
+    "SoftFileLock": ("SoftFileLock(path)", "one.acquire(), one.release()"),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_nothing_is_imported_while_a_lock_is_held(path, name):
+    """A child forked while another thread imports a module can never import it: it would keep the lock for ever."""
+    make, use = USES[name]
+    code = f"""
+        from holdfast import {make.partition("(")[0]}
+        from holdfast.locks import FileLock
+        path = args[0]
+        one = {make}
+        acquire, imported = FileLock.__enter__, []
+        def enter(lock):
+            acquire(lock)
+            imported.append(set(sys.modules))
+        def leave(lock, *_):
+            say(sorted(set(sys.modules) - imported.pop()))
+            lock.release()
+        FileLock.__enter__, FileLock.__exit__ = enter, leave
+        {use}
+        say("end")
+    """
+    with Child(code, path) as child:
+        while (line := child.hear()) != "end":
+            assert line == "[]"
+
+
 @posix_only
 def test_locks_that_are_collected_and_used_by_fork_handlers_do_no_harm(path):
     code = """

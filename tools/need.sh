@@ -19,6 +19,9 @@ if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
+# apt itself waits for one who installs, but not for one who looks for what there is.
+exec 9>/run/lock/holdfast-need
+flock 9
 options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
 apt-get "${options[@]}" update
 apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null

@@ -113,7 +113,7 @@ static bool syncs_no_directories(int error) {
            error == EACCES; /* one that may be written and searched but not read, cannot be opened */
 }
 
-int hf__directory_sync(const char *path) {
+int hf_directory_sync(const char *path) {
     char directory[4096] = "./";
     const char *slash = strrchr(path, '/');
     size_t length = slash != NULL ? (size_t)(slash - path) + 1 : 2;

@@ -31,7 +31,7 @@ static int64_t start_of(int64_t pid) {
     /* "pid (name) state ...": the name may itself contain spaces and parentheses, the last one ends it. After the state,
        field 3, come the number of threads as field 20 and the start time as field 22. */
     const char *field = strrchr(text, ')');
-    if (field == NULL || field[1] != ' ')
+    if (field == NULL || field[1] != ' ' || field[2] == '\0')
         return -ENOSYS;
     char state = field[2];
     long long threads, start;

@@ -110,18 +110,27 @@ static int sync_file(int fd) {
     return rc == 0 ? 0 : -errno;
 }
 
+/* Hear what the file system has to say when a file is closed: over NFS, or with quotas, only that writes what it has taken.
+   Closing any descriptor of the file does it. */
+static int close_a_copy(int fd) {
+    int copy = hf__sys.dup(fd);
+    if (copy < 0)
+        return -errno;
+    return hf__sys.close(copy) == 0 || errno == EINTR ? 0 : -errno;
+}
+
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
     int fd = (int)file;
     int rc = take_over(path, fd);
-    if (rc == 0 && (flags & HF_DURABLE))
-        rc = sync_file(fd);
+    if (rc == 0)
+        rc = flags & HF_DURABLE ? sync_file(fd) : close_a_copy(fd);
     if (rc != 0)
         return rc;
     if (flags & HF_NO_REPLACE)
         rc = hf__data_rename(scratch, path);
     else if (hf__sys.rename(scratch, path) != 0)
         rc = -errno;
-    if (rc == 0 && (flags & HF_DURABLE) && hf__directory_sync(path) != 0)
+    if (rc == 0 && (flags & HF_DURABLE) && hf_directory_sync(path) != 0)
         rc = HF_NOT_DURABLE;
     return rc;
 }

@@ -23,6 +23,11 @@ static int sys_open(const char *path, int flags, unsigned mode) {
     return open(path, flags, (mode_t)mode);
 }
 
+/* A descriptor that no other program inherits. */
+static int sys_dup(int fd) {
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
 static int sys_fchmod(int fd, unsigned mode) {
     return fchmod(fd, (mode_t)mode);
 }
@@ -121,6 +126,7 @@ static int sys_kqueue(void) {
 struct hf__sys hf__sys = {
     .open = sys_open,
     .close = close,
+    .dup = sys_dup,
     .fstat = fstat,
     .lstat = lstat,
     .fchmod = sys_fchmod,
@@ -172,6 +178,7 @@ struct hf__sys hf__sys = {
 const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(open),
     HF__SYS_ENTRY(close),
+    HF__SYS_ENTRY(dup),
     HF__SYS_ENTRY(fstat),
     HF__SYS_ENTRY(lstat),
     HF__SYS_ENTRY(fchmod),

@@ -25,6 +25,7 @@
 struct hf__sys {
     int (*open)(const char *path, int flags, unsigned mode);
     int (*close)(int fd);
+    int (*dup)(int fd);
     int (*fstat)(int fd, struct stat *status);
     int (*lstat)(const char *path, struct stat *status);
     int (*fchmod)(int fd, unsigned mode);

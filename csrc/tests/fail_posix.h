@@ -37,6 +37,7 @@ static int64_t own_pid(void) {
 
 FAILING(int, open, (const char *path, int flags, unsigned mode), (path, flags, mode))
 FAILING_AFTERWARDS(int, close, (int fd), (fd))
+FAILING(int, dup, (int fd), (fd))
 FAILING(int, fstat, (int fd, struct stat *status), (fd, status))
 FAILING(int, lstat, (const char *path, struct stat *status), (path, status))
 FAILING(int, fchmod, (int fd, unsigned mode), (fd, mode))
@@ -97,7 +98,7 @@ static const struct {
     ENTRY(unlink),         ENTRY(flock),         ENTRY(fcntl_lock),   ENTRY(sigaction),
     ENTRY(thread_sigmask), ENTRY(clock_gettime), ENTRY(nanosleep),    ENTRY(kill),
     ENTRY(mmap),           ENTRY(munmap),        ENTRY(fstatfs),      ENTRY(thread_timer_create),
-    ENTRY(timer_settime),  ENTRY(timer_delete),
+    ENTRY(timer_settime),  ENTRY(timer_delete),  ENTRY(dup),
 };
 
 static bool can_fail(const char *name) {

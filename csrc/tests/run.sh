@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The C tests, built and run in one of four ways:
+# The C tests, built and run in one of four ways, or only built:
 #
 #   csrc/tests/run.sh native      with the system's compiler; and the core compiled for macOS, if zig is at hand
 #   csrc/tests/run.sh sanitize    with the address, undefined-behaviour and leak sanitizers, then with the thread sanitizer
 #   csrc/tests/run.sh valgrind    under memcheck
 #   csrc/tests/run.sh windows     cross-compiled with mingw-w64 and run under Wine; and for other processors, with zig
+#   csrc/tests/run.sh build TARGET   build/ctests/build/TARGET for another processor or C library, by zig's name for it
 #
 # Everything is built in build/ctests/MODE. CC and PYTHON name other tools than the usual ones. Zig is looked for as the
 # package `ziglang` of PYTHON; without it the checks that only compile are skipped.
@@ -19,7 +20,7 @@ posix=(csrc/posix/*.c)
 win32=(csrc/win32/*.c)
 tests=(csrc/tests/*.c)
 strict=(-std=c11 -Wall -Wextra -Werror -Wshadow)
-linux=("${strict[@]}" -Wconversion -D_GNU_SOURCE -pthread)
+linux=("${strict[@]}" -Wconversion -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -pthread)
 windows=("${strict[@]}" -D_WIN32_WINNT=0x0a00 -DUNICODE)
 
 need() {
@@ -82,6 +83,10 @@ memcheck() {
         "$out/ctests" -slow
 }
 
+build_for() { # TARGET
+    "$python" -m ziglang cc -target "$1" -O2 "${linux[@]}" -o "$out/$1" "${core[@]}" "${posix[@]}" "${tests[@]}" -lrt
+}
+
 under_wine() {
     local gcc=x86_64-w64-mingw32-gcc target
     need "$gcc" "mingw-w64"
@@ -93,15 +98,16 @@ under_wine() {
 }
 
 case $mode in
-native | sanitize | valgrind | windows) mkdir -p "$out" ;;
+native | sanitize | valgrind | windows | build) mkdir -p "$out" ;;
 *)
-    echo "usage: csrc/tests/run.sh native|sanitize|valgrind|windows" >&2
+    echo "usage: csrc/tests/run.sh native|sanitize|valgrind|windows|build TARGET" >&2
     exit 2
     ;;
 esac
 case $mode in
 valgrind) memcheck ;;
 windows) under_wine ;;
+build) build_for "$2" ;;
 *) "$mode" ;;
 esac
 say "$mode: all is well"

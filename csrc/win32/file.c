@@ -162,7 +162,7 @@ bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *siz
 
 /* NTFS journals the names in a directory, and offers no way to wait for that but to flush the whole volume, which takes an
    administrator. */
-int hf__directory_sync(const char *path) {
+int hf_directory_sync(const char *path) {
     (void)path;
     return 0;
 }

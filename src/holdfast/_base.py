@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from math import isnan
 
@@ -250,24 +249,6 @@ def create_parents(path: str) -> None:
     except OSError as error:
         text = f"the directory of the lock file cannot be created ({error.strerror}); create it or choose another path"
         raise OSError(error.errno, text, directory) from None
-
-
-_SYNCS_NO_DIRECTORIES = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-
-
-def sync_directory(path: str) -> None:
-    """Have the names in a directory on the disk, where it is for us to do that and the file system can."""
-    if os.name != "posix":
-        return
-    try:
-        descriptor = os.open(path or os.curdir, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _SYNCS_NO_DIRECTORIES:
-            raise
 
 
 class _SingletonMeta(type):

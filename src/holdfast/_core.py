@@ -268,11 +268,11 @@ class NewFile:
         return rc
 
     def close(self) -> None:
-        """Close it, if it is open."""
+        """Close it, if it is open. What a file system says only then, replace() has heard before."""
         if self.exists:
             descriptor = self.descriptor
             self._slot[0] = self._descriptor = -1
-            os.close(descriptor)
+            close_quietly(descriptor)
 
 
 class Naming:
@@ -295,7 +295,7 @@ class Naming:
 
 def close_quietly(descriptor: int) -> None:
     """Close a descriptor that was only read from: it is closed whatever the system says, and nothing is lost."""
-    try:
+    try:  # noqa: SIM105 - contextlib would cost more than everything else that is imported
         os.close(descriptor)
     except OSError:
         pass
@@ -321,6 +321,13 @@ def patiently(call: Callable[[], int], *in_use: int) -> int:
         time.sleep(nap)
         nap = min(nap * 2, 0.1)
     return rc
+
+
+def sync_directory_of(path: str) -> None:
+    """Have the names in the directory of a file on the disk, where the file system can."""
+    rc: int = lib.hf_directory_sync(encode(path))
+    if rc != 0:
+        raise OSError(-rc, f"the directory of this file could not be brought to the disk ({os.strerror(-rc)})", path)
 
 
 def remove_file(path: str) -> int:
@@ -364,12 +371,12 @@ def open_marker(slot: MarkerSlot, path: str) -> int:
     return rc
 
 
-def read_marker(marker: Marker, capacity: int) -> tuple[bytes, float]:
-    """The record of a marker, and its age in seconds."""
+def read_marker(marker: Marker, path: str, capacity: int) -> tuple[bytes, float]:
+    """The record of a marker, which has this path, and its age in seconds."""
     record, age = ffi.new("char[]", capacity), ffi.new("int64_t *")
     length: int = lib.hf_marker_read(marker, record, capacity, age)
     if length < 0:
-        raise OSError(-length, os.strerror(-length))
+        raise error(length, path)
     return bytes(ffi.buffer(record, length)), age[0] / 1e9
 
 

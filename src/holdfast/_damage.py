@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from gzip import GzipFile
 
-from holdfast._base import sync_directory
+from holdfast import _core
 from holdfast._lines import LogFile, careful, reason_of
 from holdfast._planted import is_planted
 from holdfast._reading import decode_json, opened, whole
@@ -222,14 +222,14 @@ def repair(path: str, decode: Decode | None = None, *, locked: Locked) -> Report
     """
     repaired: dict[int, _Repair] = {}
     while not _repair_all(path, decode, locked, repaired):
-        pass  # the active file was rotated under our hands
+        pass  # a file was changed under our hands
     done = list(repaired.values())
     side_files = [one.side_file for one in done if one.moved]
     return _report([one.scan for one in done], side_files, sum(one.moved for one in done))
 
 
 def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict[int, _Repair]) -> bool:
-    """Repair all files that have not been yet. False when the last one got another name meanwhile."""
+    """Repair all files that have not been yet. False when one is not what it was: the next look will tell."""
     for file in _opened(path):
         if file.number in repaired:
             continue
@@ -238,9 +238,18 @@ def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict
         with nullcontext() if file.final else locked():
             if not file.final and not file.is_named_by(path):
                 return False
-            one.finish()
+            try:
+                one.finish()
+            except (FileNotFoundError, _Changed):
+                if not file.final:
+                    raise
+                return False  # it was compressed, pruned, or repaired by somebody else
             repaired[file.number] = one
     return True
+
+
+class _Changed(OSError):
+    """A file is not any more what was looked at."""
 
 
 class _Repair:
@@ -256,6 +265,8 @@ class _Repair:
         self.scan.go_on()
         self.scan.finish()
         if self.scan.damages:
+            if self.scan.file.final and not self.scan.file.is_named_by(self.scan.path):
+                raise _Changed
             _refuse_link(self.scan.path)
             self.moved = self._set_aside()
             self._remove()
@@ -267,7 +278,8 @@ class _Repair:
         if text.broken:  # nobody knows what the rest of it is
             text = Text(self.scan.path)
             damages = [Damage(self.scan.path, 0, text.status().st_size, text.broken)]
-        with _open_side_file(self.side_file, text.status().st_mode & 0o666) as side_file:
+        mode = text.status().st_mode & 0o666
+        with _core.Naming(self.side_file), _open_side_file(self.side_file, mode) as side_file:
             for damage in damages:
                 header = {**vars(damage), "time": time.time()}
                 side_file.write(json.dumps(header).encode() + b"\n")
@@ -275,7 +287,7 @@ class _Repair:
                 side_file.write(b"\n")
             side_file.flush()
             os.fsync(side_file.fileno())
-        sync_directory(os.path.dirname(self.side_file))
+        _core.sync_directory_of(self.side_file)
         return sum(damage.length for damage in damages)
 
     def _remove(self) -> None:
@@ -287,7 +299,7 @@ class _Repair:
         if not isinstance(text, ZippedText) and self._is_tail() and text.status().st_nlink == 1:
             _truncate(self.scan.file, first)
             return
-        with replacing(self.scan.path) as file:
+        with replacing(self.scan.path) as file, _core.Naming(self.scan.path):
             if isinstance(text, ZippedText):
                 with GzipFile(filename="", mode="wb", fileobj=file) as zipped:
                     self._copy_records(zipped)
@@ -320,7 +332,7 @@ def _copy(text: Text, start: int, end: int | None, file: IO[bytes] | GzipFile) -
         file.write(piece)
         start += len(piece)
     if end is not None and start != end:
-        raise OSError(errno.EBUSY, "The file became shorter during its repair; repair it again", text.path)
+        raise _Changed(errno.EBUSY, "The file became shorter during its repair; repair it again", text.path)
 
 
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT
@@ -336,28 +348,34 @@ def _refuse_link(path: str) -> None:
 def _open_side_file(path: str, mode: int) -> IO[bytes]:
     descriptor = os.open(path, _APPEND | _SAFELY, mode)
     file = os.fdopen(descriptor, "ab")
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Damaged lines cannot be moved here: it is not a regular file; remove it", path)
+        if is_planted(path, status):
+            text = "Damaged lines are not moved here: it is somebody else's; remove it"
+            raise PermissionError(errno.EACCES, text, path)
+        if status.st_size > 0:
+            os.lseek(descriptor, -1, os.SEEK_END)
+            if os.read(descriptor, 1) != b"\n":
+                file.write(b"\n")  # behind what somebody could not finish
+    except BaseException:
         file.close()
-        raise OSError(errno.EINVAL, "Damaged lines cannot be moved here: it is not a regular file; remove it", path)
-    if is_planted(path, status):
-        file.close()
-        raise PermissionError(errno.EACCES, "Damaged lines are not moved here: it is somebody else's; remove it", path)
-    if status.st_size > 0:
-        os.lseek(descriptor, -1, os.SEEK_END)
-        if os.read(descriptor, 1) != b"\n":
-            file.write(b"\n")  # behind what somebody could not finish
+        raise
     return file
 
 
 def _truncate(file: LogFile, size: int) -> None:
     descriptor = os.open(file.text.path, os.O_WRONLY | _SAFELY)
     try:
-        status = os.fstat(descriptor)
-        if identity(status) != file.identity or status.st_size != file.end:
-            text = "The file was changed during its repair, by a program that does not take the lock; repair it again"
-            raise OSError(errno.EBUSY, text, file.text.path)
-        os.ftruncate(descriptor, size)
-        os.fsync(descriptor)
+        with _core.Naming(file.text.path):
+            status = os.fstat(descriptor)
+            if identity(status) != file.identity or status.st_size != file.end:
+                text = (
+                    "The file was changed during its repair, by a program that does not take the lock; repair it again"
+                )
+                raise _Changed(errno.EBUSY, text, file.text.path)
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _core.close_quietly(descriptor)  # it is on the disk

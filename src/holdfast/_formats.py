@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Set
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Format:
         if not contents.strip(b"\0 \t\r\n"):
             raise Unreadable("it is empty")  # which is what a power cut leaves of a file that was written carelessly
         try:
-            data = self._parse(str(contents, "utf-8-sig"))  # with the mark that editors on Windows leave
+            data = self._parse(_decoded(contents))
         except UnicodeDecodeError as error:
             raise Unreadable("it is not UTF-8", contents.count(b"\n", 0, error.start) + 1) from error
         except self._errors as error:
@@ -137,7 +138,7 @@ class _Annotated(Format):
 
     def _revised(self, data: dict[Any, Any], before: bytes) -> str | None:
         """The text before, changed as little as that takes. None if it is of a kind that cannot be changed so."""
-        old_text = str(before, "utf-8-sig")
+        old_text = _decoded(before)
         try:
             document = self._document(old_text)
             if document is None:  # nothing but comments
@@ -168,6 +169,7 @@ class Yaml(_Annotated):
     def __init__(self) -> None:
         self._ruamel = _import("ruamel.yaml", "yaml")
         self._errors = (*_Annotated._errors, self._ruamel.error.YAMLError)
+        self._text(self._document("n: 1"), "n: 1")  # imports all it needs, which must not be under a lock
 
     def _parse(self, text: str) -> Any:
         # The pure one: the other reads YAML 1.1, in which "no" is false.
@@ -230,6 +232,14 @@ class Toml(_Annotated):
 
 _BY_NAME: dict[str, Callable[[], Format]] = {"json": Json, "yaml": Yaml, "toml": Toml}
 _BY_SUFFIX = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
+
+
+def _decoded(contents: bytes) -> str:
+    """The text in a file, without the mark that editors on Windows leave.
+
+    Python has a codec for that, which it would import here, under a lock: see StateFile.__init__().
+    """
+    return str(contents.removeprefix(BOM_UTF8), "utf-8")
 
 
 def format_of(path: str, wanted: str | Codec | None) -> Format:

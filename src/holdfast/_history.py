@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from holdfast._changes import Change, ValueChange, applied, differences
+from holdfast._core import Naming
 from holdfast._planted import is_planted
 from holdfast._reading import Records
 from holdfast._segments import segments_of
@@ -132,7 +133,7 @@ class History:
         if removed < 1:
             return 0
         chain: list[bytes] = []
-        with replacing(self.path) as file:
+        with replacing(self.path) as file, Naming(self.path):
             for number, (head, line) in enumerate(self._lines()):
                 if number <= removed:
                     _extend(chain, head, line)

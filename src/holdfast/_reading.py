@@ -260,6 +260,7 @@ class Records:
                 rest = file.remainder()
                 file.finished = True
                 if file.text.broken:
+                    file.unread = iter(())  # what there is of the line may look like a record, and is another one
                     self._report_broken(file, rest)
                 elif rest:
                     return self._show(file)

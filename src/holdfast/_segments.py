@@ -12,7 +12,7 @@ import os
 import re
 from contextlib import suppress
 
-from holdfast._base import sync_directory
+from holdfast._core import Naming, sync_directory_of
 from holdfast._texts import Text, ZippedText, identity, identity_at
 
 TYPE_CHECKING = False
@@ -186,10 +186,10 @@ def compress(segment: Segment) -> None:
     except FileNotFoundError:
         return
     try:
-        with replacing(segment.zipped) as file:
+        with replacing(segment.zipped) as file, Naming(segment.zipped):
             _compress_into(file, plain)
             # The plain file must not come back under the name that it had before it was rotated, with the same records.
-            sync_directory(os.path.dirname(segment.path))
+            sync_directory_of(segment.path)
             if identity_at(segment.path) != identity(plain.status()):
                 raise _Superseded  # pruned, repaired, or compressed by somebody else: theirs is to stay
         _unlink(segment.path)

@@ -16,7 +16,7 @@ from math import inf
 from weakref import WeakValueDictionary
 
 from holdfast import _contents, _core
-from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds, sync_directory
+from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds
 from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
 from holdfast._keys import bytes_of, check_suffix, companion_of, is_long, key_of, name_of
@@ -676,7 +676,7 @@ class DocumentStore(Mapping):
         with suppress(FileNotFoundError):
             os.unlink(document.path)
         if self._durable:
-            sync_directory(self._directory)
+            _core.sync_directory_of(document.path)
         if is_long(os.path.basename(document.path)):  # last: a document without it would not be listed
             with suppress(FileNotFoundError):
                 os.unlink(companion_of(document.path))
@@ -1022,13 +1022,13 @@ def _as_exception(error: BaseException) -> Exception:
 
 def _make_directory(path: str, durable: bool) -> None:
     """Create a directory, and those above it that are missing."""
-    changed = [os.path.dirname(path)]  # also if it is there: somebody may have created it just now
-    while not os.path.isdir(changed[-1]) and os.path.dirname(changed[-1]) != changed[-1]:
-        changed.append(os.path.dirname(changed[-1]))
+    created = [path]  # also if it is there: somebody may have created it just now
+    while not os.path.isdir(above := os.path.dirname(created[-1])) and above != created[-1]:
+        created.append(above)
     os.makedirs(path, exist_ok=True)
     if durable:
-        for directory in changed:
-            sync_directory(directory)
+        for directory in created:
+            _core.sync_directory_of(directory)
 
 
 def _revision(data: bytes | None) -> int:

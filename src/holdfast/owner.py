@@ -69,9 +69,9 @@ def owner_of(path: str) -> Owner | None:
     try:
         if _core.open_marker(slot, path) != 0:
             return None
-        return Owner.parse(_core.read_marker(slot[0], LONGEST_RECORD + 1)[0])
-    except FileNotFoundError:
-        return None  # it has been removed meanwhile
+        return Owner.parse(_core.read_marker(slot[0], path, LONGEST_RECORD + 1)[0])
+    except OSError:
+        return None  # who it is cannot be seen
     finally:
         _core.close_marker(slot)
 

@@ -233,7 +233,7 @@ class SoftFileLock(BaseFileLock):
                 # What is no marker will not go away; what we may not read may be somebody's.
                 return rc if rc in (_core.NOT_A_FILE, _core.SYMLINK) else _core.BUSY
             # While the marker is open no other file gets its identity, so what is judged is what is removed.
-            record, age = _core.read_marker(slot[0], LONGEST_RECORD + 1)
+            record, age = _core.read_marker(slot[0], self._lock_file, LONGEST_RECORD + 1)
             owner = Owner.parse(record)
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):

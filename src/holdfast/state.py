@@ -240,7 +240,11 @@ class StateFile(OfData["Data"]):
         self._metrics = metrics
         self._meter = _core.meter_of(metrics)
         self._lock = self._new_lock(self._path)
+        # Imported now, and not when the lock is held: a child that is forked while another thread imports something
+        # waits for ever when it needs that itself, and would keep the lock.
         self._history: History | None = None
+        if history:
+            self._history_of(self._path)
         self._records = history
         self._history_errors = 0
 
@@ -549,7 +553,7 @@ class StateFile(OfData["Data"]):
         try:
             versions = before.version() if before.fingerprint else None, after.version()
             self._history_of(target).add(*versions, like=os.stat(target))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             self._history_errors += 1
             text = f"revision {after.revision} of {self._path!r} was saved, but is not in its history: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=_levels_of_ours())

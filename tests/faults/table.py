@@ -62,8 +62,8 @@ DYING_DISK = {
     "EROFS": "write pwrite64 ftruncate rename renameat2 link linkat unlink mkdir fchmod fchown fsetxattr",
     "EMFILE": "openat dup dup2 dup3",
 }
-"""What fails together, from some call on and to the end of the operation: a disk that is gone, full, or may only be read
-any more, and descriptors that are used up."""
+"""What fails together, from some call on and to the end of the operation: a disk that is gone, full, or may only be
+read any more, and descriptors that are used up."""
 
 _AT_EMPTY_PATH = 0x1000
 OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)

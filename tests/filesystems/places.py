@@ -56,6 +56,7 @@ _NO_OFD = replace(
 )
 _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
+_NO_TMPFILE = frozenset({"unnamed files"})
 _NFS4 = Place("nfs4", not_so=_NO_TMPFILE)
 _NFS3 = Place("nfs", not_so=_NO_TMPFILE)
 _CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE)

@@ -22,9 +22,10 @@ from holdfast.owner import Owner, host_name
 
 FULL = os.environ.get("HOLDFAST_FULL") == "1"
 MB = 1 << 20
-BOMB = (2048 if FULL else 192) * MB
+BOMB = (1024 if FULL else 192) * MB
 ROOM = 160 * MB  # which is far less than a bomb, and more than what Python and some lines need
 
+pytestmark = pytest.mark.timeout(3600)  # a busy machine takes its time over bombs
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 

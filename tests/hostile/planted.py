@@ -21,14 +21,18 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux, to be several users and to make devices"
-)
+pytestmark = [
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        sys.platform != "linux" or os.geteuid() != 0,
+        reason="needs root on Linux, to be several users and to make devices",
+    ),
+]
 
 VICTIM, ATTACKER = 54321, 54322  # nobody has these ids
-PATIENCE = 60  # seconds after which a case hangs
 FULL = os.environ.get("HOLDFAST_FULL") == "1"
 RACE = 60 if FULL else 4  # seconds
+PATIENCE = 60 + RACE  # seconds after which a case hangs
 
 
 def lock(folder: Path) -> None:

@@ -21,10 +21,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -105,24 +107,34 @@ def build(folder: Path) -> Path:
 
 
 def record(workload: str, recorder: Path) -> Recording:
-    """Let a workload run, and note what it does."""
-    with tempfile.TemporaryDirectory(dir=recorder.parent) as folder:
-        directory, notes, mutex = (Path(folder, name) for name in ("directory", "notes", "mutex"))
-        directory.mkdir()
-        notes.touch()
-        mutex.write_bytes(bytes(4096))
-        paths = {"RECORDER_NOTES": str(notes), "RECORDER_MUTEX": str(mutex), "LD_PRELOAD": str(recorder)}
-        subprocess.run(
-            [sys.executable, HERE / "workload.py", workload, directory],
-            env={**os.environ, **paths, "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.DEVNULL,
-            timeout=PATIENCE,
-            check=True,
-        )
-        recording = _Reader(directory).read(notes.read_text().splitlines())
-        # If anything went past the recorder, this shows it.
-        assert _everything(recording) == _found(directory), f"{workload}: the recording is not what happened"
-        return recording
+    """Let a workload run, and note what it does. Once more if a process ended between a change and the note of it."""
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(dir=recorder.parent) as folder:
+            directory, notes, mutex = (Path(folder, name) for name in ("directory", "notes", "mutex"))
+            directory.mkdir()
+            notes.touch()
+            mutex.write_bytes(bytes(4096))
+            paths = {"RECORDER_NOTES": str(notes), "RECORDER_MUTEX": str(mutex), "LD_PRELOAD": str(recorder)}
+            _run(
+                [sys.executable, str(HERE / "workload.py"), workload, str(directory)],
+                {**os.environ, **paths, "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+            recording = _Reader(directory).read(notes.read_text().splitlines())
+            if _everything(recording) == _found(directory):  # so nothing went past the recorder
+                return recording
+    raise AssertionError(f"{workload}: the recording is not what happened")
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    """Run a program, and leave none of its processes behind."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        if process.wait(PATIENCE) != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class _Reader:

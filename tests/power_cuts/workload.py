@@ -6,6 +6,7 @@ promises.py checks these promises, on whatever a disk may hold later. Nothing he
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from holdfast import DocumentStore, JsonlFile, SoftFileLock, StateFile, atomic_write, write_bytes, write_text
+from holdfast.aio import AsyncJsonlFile, AsyncStateFile
 
 PATIENCE = 120  # seconds after which what must come will not come
 
@@ -116,7 +118,16 @@ def log_durable(directory: str) -> None:
         for number in range(1, 16):
             _append(log, 9, number)
 
-    _together(lambda: durably(1), lambda: durably(3), carelessly)
+    async def in_tasks() -> None:
+        async with AsyncJsonlFile(path, durable=True, **settings) as log:
+
+            async def append(number: int) -> None:
+                await log.append(record_of(number, 1))
+                _say_there(number, 1)
+
+            await asyncio.gather(*map(append, range(5, 9)))
+
+    _together(lambda: durably(1), lambda: durably(3), carelessly, lambda: asyncio.run(in_tasks()))
 
 
 def log_interval(directory: str) -> None:
@@ -191,20 +202,32 @@ def repair(directory: str) -> None:
         _append_some(log, writer, range(6, 8))
 
 
-def checkpoints(directory: str) -> None:
-    """A reader of a durable log that is rotated notes where it is, whenever it has handled a few records."""
-    log = JsonlFile(f"{directory}/events.jsonl", durable=True, max_bytes=2500, compress=True)
+def _read_on(directory: str, durable: bool) -> None:
+    log = JsonlFile(f"{directory}/events.jsonl", durable=durable, max_bytes=2500, compress=True)
     since = None
-    for round_ in range(6):
-        _append_some(log, 1, range(round_ * 4 + 1, round_ * 4 + 5))
-        if round_ == 3:
+    for turn in range(6):
+        for number in range(turn * 4 + 1, turn * 4 + 5):
+            _append(log, 1, number, parts=2)
+            if durable:
+                _say_there(1, number, parts=2)
+        if turn == 3:
             log.rotate()
         records = log.records(since=since)
-        for _, record in zip(range(5), records, strict=False):
+        for _, record in zip(range(7), records, strict=False):
             since = records.checkpoint
             place = [record["n"], record["b"]]
         write_text(f"{directory}/place.json", json.dumps({"since": since, "place": place}))
         say("handled", place=place)
+
+
+def checkpoints(directory: str) -> None:
+    """A reader of a durable log that is rotated notes where it is, whenever it has handled a few records."""
+    _read_on(directory, durable=True)
+
+
+def checkpoints_careless(directory: str) -> None:
+    """The same of a log that is not durable: what is lost may have been handled."""
+    _read_on(directory, durable=False)
 
 
 # Files
@@ -250,11 +273,23 @@ def _change(path: str, times: int, **settings: Any) -> None:
                 say("saved", n=revision)
 
 
+async def _change_in_tasks(path: str, times: int) -> None:
+    states: AsyncStateFile[Any] = AsyncStateFile(path, history=True, timeout=PATIENCE, default=lambda: state_of(0))
+
+    async def change() -> None:
+        async with states.edit() as data:
+            revision = data["n"] + 1
+            data.update(state_of(revision))
+        say("saved", n=revision)
+
+    await asyncio.gather(*(change() for _ in range(times)))
+
+
 def state(directory: str) -> None:
     """Several processes change a state with a history, the old of which is removed once."""
     path = f"{directory}/state.json"
     _change(path, 3)
-    _together(lambda: _change(path, 4), lambda: _change(path, 4))
+    _together(lambda: _change(path, 4), lambda: asyncio.run(_change_in_tasks(path, 4)))
     StateFile(path, history=True).prune_history(keep_days=0)
     _change(path, 3)
 
@@ -332,6 +367,7 @@ WORKLOADS: dict[str, Callable[[str], None]] = {
         log_careless,
         repair,
         checkpoints,
+        checkpoints_careless,
         atomic,
         atomic_careless,
         state,

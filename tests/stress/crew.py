@@ -12,9 +12,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-PATIENCE = 60  # seconds after which what is waited for will not come; nothing is measured with it
+PATIENCE = 240  # seconds after which what is waited for will not come; nothing is measured with it
 
 ELSEWHERE, WAITING, INSIDE = range(3)
 _WHERE = ("killed elsewhere", "killed waiting", "killed holding")
@@ -66,17 +66,53 @@ class Crew:
 
     def kill(self, kills: int) -> None:
         """Let them work, and kill so many at random moments; in the end all of them."""
+
+        def replace(slot: int) -> None:
+            self._kill(slot)
+            self._start(slot)
+
+        self._disturb(kills, replace)
+
+    def work(self, steps: int, halfway: Callable[[], None] = lambda: None) -> None:
+        """Let them work until they have done so many steps; then kill all of them."""
+
+        def watch(_: int) -> None:
+            self._until(lambda: sum(self.steps) >= steps / 2)
+            halfway()
+            self._until(lambda: sum(self.steps) >= steps)
+
+        self._disturb(1, watch)
+
+    def stop(self, times: int) -> None:
+        """Let them work, and stop one at a random moment for a while, so many times; in the end kill all of them."""
+
+        def stop(slot: int) -> None:
+            os.kill(self._living[slot], signal.SIGSTOP)
+            time.sleep(random.random() * 0.03)
+            os.kill(self._living[slot], signal.SIGCONT)
+
+        self._disturb(times, stop)
+
+    def pester(self, signals: int) -> None:
+        """Let them work, and send them so many signals; in the end kill all of them."""
+
+        def send(slot: int) -> None:
+            for _ in range(100):
+                os.kill(self._living[slot], signal.SIGUSR2)
+                time.sleep(0.0002)
+
+        self._disturb(signals // 100, send)
+
+    def _disturb(self, times: int, disturb: Callable[[int], None]) -> None:
         try:
             for slot in range(len(self._roles)):
                 self._start(slot)
-            for _ in range(kills):
+            for _ in range(times):
                 steps = sum(self.steps)
                 time.sleep(random.random() * 0.02)
-                slot = self._victim()
-                self._kill(slot)
-                self._start(slot)
+                disturb(self._victim())
                 self._until(lambda steps=steps: sum(self.steps) > steps)
-            # Not one waits for ever, whoever died around it.
+            # Not one waits for ever, whatever happened to those around it.
             before = [*self.steps]
             self._until(lambda: all(now > then for now, then in zip(self.steps, before, strict=True)))
             for slot in range(len(self._roles)):
@@ -122,6 +158,7 @@ def forever() -> Iterator[None]:
     """Do in a forked process what has no end. An error ends the process, with a status that tells it from a kill."""
     try:
         faulthandler.register(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR2, lambda *_: None)
         random.seed()
         yield
     except BaseException:  # noqa: BLE001 - it ends here
@@ -136,13 +173,39 @@ def kill(pid: int) -> bool:
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
+def forked(work: Callable[[], object]) -> int:
+    """A process that does this. ended() says whether it could."""
+    pid = os.fork()
+    if pid == 0:
+        with forever():
+            work()
+            os._exit(0)
+    return pid
+
+
+def ended(*processes: int) -> bool:
+    """Whether processes, which are waited for, ended in good order."""
+    left: dict[int, int] = {}
+
+    def look() -> bool:
+        for pid in {*processes} - left.keys():
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                left[pid] = status
+        return len(left) == len({*processes})
+
+    until(look, *processes)
+    return not any(left.values())
+
+
 def until(condition: Callable[[], object], *processes: int) -> None:
     """Wait for something that these processes do. They print where they are if it does not come."""
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
             for pid in processes:
-                os.kill(pid, signal.SIGUSR1)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
             time.sleep(1)
             raise AssertionError("somebody waits for ever; where is printed above")
         time.sleep(0.0005)

@@ -18,23 +18,25 @@ from collections import Counter
 from commands import Appends, Runs
 from crew import Scenario
 from files import Documents, Replaced, ReplacedLikeGit, States
-from logs import CompressedLogs, DurableLogs, Logs, RotatedLogs
+from holding import AsyncLocks, Deaths, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks
+from logs import CompressedLogs, DurableLogs, Logs, PrunedLogs, RepairedLogs, RotatedLogs
 
 import evidence
 import holdfast
-from locks import AsyncLocks, Deaths, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks
 
 TARGET = "test-kills"
 ROUND = 300  # kills, after which everything is checked and begun anew
 
 SCENARIOS: list[tuple[str, type[Scenario], int]] = [  # of a thousand kills
-    ("log", Logs, 80),
+    ("log", Logs, 60),
     ("log, durable", DurableLogs, 60),
-    ("log, rotated", RotatedLogs, 120),
-    ("log, rotated and compressed by its writers", CompressedLogs, 60),
-    ("FileLock, flock", Locks, 70),
+    ("log, rotated", RotatedLogs, 80),
+    ("log, compressed", CompressedLogs, 50),
+    ("log, pruned", PrunedLogs, 60),
+    ("log, repaired", RepairedLogs, 60),
+    ("FileLock, flock", Locks, 60),
     ("FileLock, OFD", OfdLocks, 60),
-    ("SoftFileLock", SoftLocks, 70),
+    ("SoftFileLock", SoftLocks, 60),
     ("ReadWriteLock", ReadWriteLocks, 60),
     ("lock_all", ManyLocks, 60),
     ("AsyncFileLock", AsyncLocks, 50),

@@ -6,8 +6,10 @@ import gzip
 import json
 import os
 import random
+import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +24,14 @@ class Account:
     A record tells its writer's slot and number, its own number, and which part it is of how many of a batch.
     """
 
-    def __init__(self, acknowledged: memoryview, slots: memoryview, seen: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        acknowledged: memoryview,
+        slots: memoryview,
+        seen: dict[str, Any] | None = None,
+        pruned: bool = False,
+    ) -> None:
+        self.pruned = pruned  # then some may be missing, and what there is is still in order
         self.acknowledged = acknowledged
         self.slots = slots
         self.records = 0
@@ -40,6 +49,8 @@ class Account:
         before = self.writers.get(str(slot))
         if part:
             assert self.last == [slot, writer, number, part - 1, parts], f"{record[:5]} after {self.last}: a torn batch"
+        elif self.pruned:
+            assert before is None or [writer, number] > before[1:3], f"{record[:5]} after {before}"
         elif before is not None and before[1] == writer:
             assert number == before[2] + 1, f"{record[:5]} after {before}"
             assert before[3] == before[4] - 1, f"{before} was acknowledged, or followed, and is not whole"
@@ -70,18 +81,23 @@ class Logs(Scenario):
     durable: tuple[bool | float, ...] = (False,)
     settings: ClassVar[dict[str, Any]] = {}
     rotators = 0
+    readers = 1  # of either kind
+    pruned = False
 
     def __init__(self, folder: str, kills: int) -> None:
         self.folder = folder
         self.path = f"{folder}/log/events.jsonl"
-        writers, readers = 4, 2
-        processes = kills + writers + readers + self.rotators
+        roles = self.roles()
+        processes = kills + len(roles)
         self.acknowledged, self.slots, self.read = cells(processes), cells(processes), cells(processes)
         os.mkdir(f"{folder}/log")
-        self.crew = Crew(
-            [("writers", self.write)] * writers
+        self.crew = Crew(roles)
+
+    def roles(self) -> list[tuple[str, Callable[[Worker], None]]]:
+        return (
+            [("writers", self.write)] * 4
             + [("rotators", self.rotate)] * self.rotators
-            + [("readers", self.iterate), ("followers", self.follow)]
+            + [("readers", self.iterate), ("followers", self.follow)] * self.readers
         )
 
     def write(self, me: Worker) -> None:
@@ -119,7 +135,7 @@ class Logs(Scenario):
         """Read on, and save place and account together now and then: so each record must come exactly once."""
         file = Path(f"{self.folder}/reader{me.slot}")
         checkpoint, seen = json.loads(file.read_text()) if file.exists() else (None, None)
-        account = Account(self.acknowledged, self.slots, seen)
+        account = self.account(seen)
         with open_reader(checkpoint) as records:
             for record in records:
                 account.see(record)
@@ -132,22 +148,14 @@ class Logs(Scenario):
 
     def check(self) -> Counter[str]:
         """Every acknowledged record is in the files, and reaches readers; a last operation leaves no litter."""
-        account, torn = Account(self.acknowledged, self.slots), 0
-        for line in _lines(f"{self.folder}/log"):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                torn += 1
-                continue
-            account.see(record)
-        self._finish(account)
+        account, torn = self.read_files()
         for file in Path(self.folder).glob("reader*[0-9]"):
             checkpoint, seen = json.loads(file.read_text())
-            reader = Account(self.acknowledged, self.slots, seen)
+            reader = self.account(seen)
             for record in JsonlFile(self.path).records(since=checkpoint, errors="skip"):
                 reader.see(record)
             self._finish(reader)
-            assert reader.writers == account.writers, "a reader has seen other records than are there"
+            assert self.pruned or reader.writers == account.writers, "a reader has seen other records than are there"
         log = JsonlFile(self.path, compress=True)
         log.append([0])
         log.rotate()
@@ -156,6 +164,22 @@ class Logs(Scenario):
         return Counter(
             {"acknowledged": sum(self.acknowledged), "records": account.records, "read": sum(self.read), "torn": torn}
         )
+
+    def account(self, seen: dict[str, Any] | None = None) -> Account:
+        return Account(self.acknowledged, self.slots, seen, self.pruned)
+
+    def read_files(self) -> tuple[Account, int]:
+        """What is in the files, and how many lines are torn."""
+        account, torn = self.account(), 0
+        for line in _lines(f"{self.folder}/log"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                torn += 1
+                continue
+            account.see(record)
+        self._finish(account)
+        return account, torn
 
     def _finish(self, account: Account) -> None:
         for slot in {*self.slots} - {0}:
@@ -175,6 +199,63 @@ class CompressedLogs(Logs):
     settings: ClassVar[dict[str, Any]] = {"max_bytes": 100_000, "compress": True}
 
 
+class PrunedLogs(Logs):
+    """Of which so little is kept that readers miss some of it, above all those that were dead for a while."""
+
+    settings: ClassVar[dict[str, Any]] = {"max_bytes": 30_000, "backups": 3, "compress": True}
+    pruned = True
+
+    def _finish(self, account: Account) -> None:
+        """What is missing may have been pruned."""
+
+
+class RepairedLogs(CompressedLogs):
+    """With lines that are no records, which are moved into files beside. A reader would begin anew each time."""
+
+    readers = 0
+
+    def __init__(self, folder: str, kills: int) -> None:
+        super().__init__(folder, kills)
+        self.spoilt = cells(len(self.acknowledged))
+
+    def roles(self) -> list[tuple[str, Callable[[Worker], None]]]:
+        return [*super().roles(), ("spoilers", self.spoil), ("repairers", self.repair), ("repairers", self.repair)]
+
+    def spoil(self, me: Worker) -> None:
+        log = JsonlFile(self.path, timeout=60, max_bytes=100_000)
+        while True:
+            number = self.spoilt[me.number] + 1
+            log.append_bytes(b"spoilt %d %d" % (me.number, number))
+            self.spoilt[me.number] = number
+            me.done()
+            time.sleep(random.random() * 0.005)
+
+    def repair(self, me: Worker) -> None:
+        while True:
+            JsonlFile(self.path, timeout=60).repair()
+            me.done()
+
+    def check(self) -> Counter[str]:
+        """No byte is lost, of records and of damage."""
+        account, _ = self.read_files()
+        files = [*Path(self.folder, "log").iterdir()]
+        text = b"\n".join(map(_content, files))
+        found = {*re.findall(rb"^spoilt \d+ \d+$", text, re.MULTILINE)}
+        expected = {
+            b"spoilt %d %d" % (writer, number + 1)
+            for writer, spoilt in enumerate(self.spoilt)
+            for number in range(spoilt)
+        }
+        assert expected <= found, f"lost: {expected - found}"
+        log = JsonlFile(self.path)
+        log.repair()
+        assert log.verify().ok
+        assert self.read_files()[0].writers == account.writers
+        left = [file.name for file in Path(self.folder, "log").iterdir() if file.name.endswith(".tmp")]
+        assert not left, f"left behind: {left}"
+        return Counter({"records": account.records, "damaged lines": len(expected)})
+
+
 def _length() -> int:
     """Of a record's text: mostly short, sometimes more than a page, as a kill cuts a write between pages."""
     return random.randrange(6000) if random.random() < 0.05 else random.randrange(50)
@@ -191,8 +272,12 @@ def _lines(folder: str) -> list[bytes]:
     names = {*os.listdir(folder)}
     lines: list[bytes] = []
     for name in sorted(names):
-        if name.startswith(".") or name.removesuffix(".gz") in names - {name}:
+        if name.startswith(".") or name.endswith(".damaged") or name.removesuffix(".gz") in names - {name}:
             continue
-        data = Path(folder, name).read_bytes()
-        lines += filter(None, (gzip.decompress(data) if name.endswith(".gz") else data).split(b"\n"))
+        lines += filter(None, _content(Path(folder, name)).split(b"\n"))
     return lines
+
+
+def _content(file: Path) -> bytes:
+    data = file.read_bytes()
+    return gzip.decompress(data) if file.suffix == ".gz" else data

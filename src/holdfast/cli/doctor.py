@@ -143,8 +143,8 @@ _REACH = {
         "mount. If others reach the same files in other ways, take it that they get the same lock.",
     ],
     "fuse.sshfs": [
-        "sshfs keeps locks to this mount: whoever reaches the same files another way, on another machine, on the server",
-        "or by a second mount, gets the same lock.",
+        "sshfs keeps locks to this mount: whoever reaches the same files another way, from another machine, on the",
+        "server, or by a second mount, gets the same lock.",
     ],
     "network": [
         "Whether locks reach other machines cannot be tried out from this one alone. If its manual does not promise",

@@ -229,19 +229,19 @@ class Deaths(Scenario):
             killed[name] += 1
         return killed
 
-    def kill_alone(self, path: str, hold: Hold) -> None:
+    def killalone(self, path: str, hold: Hold) -> None:
         got = cells(1)
         holder = _holder(path, hold, got)
         until(lambda: got[0], holder)
         assert kill(holder)
-        with _alone(hold)(path, 0):
+        with alone(hold)(path, 0):
             pass
 
     def kill_before_a_waiter(self, path: str, hold: Hold) -> None:
         got = cells(2)
         holder = _holder(path, hold, got[:1])
         until(lambda: got[0], holder)
-        waiter = _holder(path, _alone(hold), got[1:])
+        waiter = _holder(path, alone(hold), got[1:])
         time.sleep(random.random() * 0.01)  # it may be anywhere on its way
         assert not got[1], "two have the lock"
         assert kill(holder)
@@ -267,6 +267,6 @@ def _holder(path: str, hold: Hold, got: memoryview) -> int:
     return pid
 
 
-def _alone(hold: Hold) -> Hold:
+def alone(hold: Hold) -> Hold:
     """The same lock, for one holder."""
     return HOLDS["FileLock, flock"] if hold is HOLDS["FileLock, shared"] else hold

@@ -1,0 +1,208 @@
+"""A mix of everything in processes that live long, and whether anything grows: soak.py TARGET SECONDS.
+
+Each process uses everything in three threads and in event loops, forks visitors that are killed, and now and then tells
+how many descriptors and threads and how much memory it has. After a warm-up, the first quarter of these samples is
+compared with the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import random
+import resource
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+from crew import PATIENCE, cells, ended, forked, kill
+from everything import Everything, litter_in, numbers_in
+
+import evidence
+from holdfast import AsyncFileLock, FileLock, JsonlFile, SoftFileLock, Timeout, write_text
+from holdfast.aio import AsyncJsonlFile
+
+PROCESSES, THREADS = 3, 2
+SAMPLES = 400
+WARM_UP = 0.2  # of the time
+HISTORY = 10 / 86_400  # days of it that are kept
+
+MEASURES = ("descriptors", "threads", "memory, kB", "files")
+SLACK = (3, 2, 3000, 5)  # what may come and go
+GROWTH = 1.05
+
+
+class Soak:
+    """The processes, and what they have told."""
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.samples = [[cells(SAMPLES) for _ in MEASURES] for _ in range(PROCESSES)]
+        self.operations = cells(PROCESSES)
+        self.counted = cells(2 * PROCESSES)
+
+    def run(self, show: bool) -> None:
+        """Let them work. An error is one of theirs; it has been printed."""
+        processes = [forked(lambda number=number: self._live(number)) for number in range(PROCESSES)]
+        try:
+            began = time.monotonic()
+            while (passed := time.monotonic() - began) < self.seconds:
+                time.sleep(min(self.seconds / 10, 60))
+                if show:
+                    last = ", ".join(f"{what} {self._last(number)}" for number, what in enumerate(MEASURES))
+                    print(f"{passed:5.0f} s: {sum(self.operations):,} operations; {last}", flush=True)
+            assert ended(*processes), "a process has failed"
+            processes.clear()
+        finally:
+            for pid in processes:
+                kill(pid)
+        assert [*numbers_in(self.folder).values()] == [sum(self.counted[place::2]) for place in range(2)]
+        write_text(f"{self.folder}/visited.txt", "")  # the next writer removes what visitors left
+        with SoftFileLock(f"{self.folder}/visited.soft", timeout=0):
+            pass
+        assert not litter_in(self.folder), litter_in(self.folder)
+
+    def _last(self, measure: int) -> list[int]:
+        return [next(filter(None, samples[measure].tolist()[::-1]), 0) for samples in self.samples]
+
+    def growth(self, measure: int) -> list[tuple[float, float]]:
+        """Of each process, what was usual in the first quarter after the warm-up, and in the last."""
+        found = []
+        for samples in self.samples:
+            values = [value for value in samples[measure][int(SAMPLES * WARM_UP) :] if value]
+            quarter = max(1, len(values) // 4)
+            found.append((statistics.median(values[:quarter]), statistics.median(values[-quarter:])))
+        return found
+
+    def _live(self, process: int) -> None:
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python, that forking with threads is dangerous
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        users = [
+            Everything(self.folder, f"{process}-{number}", max_bytes=1_000_000, backups=100, compress=True)
+            for number in range(THREADS + 1)
+        ]
+        over = threading.Event()
+        failed: list[BaseException] = []
+
+        def use(one: Everything) -> None:
+            try:
+                while not over.is_set():
+                    one.do(1)
+                    self.operations[process] += 1
+            except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
+                failed.append(error)
+
+        threads = [threading.Thread(target=use, args=(one,)) for one in users[1:]]
+        for thread in threads:
+            thread.start()
+        began = time.monotonic()
+        try:
+            while (passed := time.monotonic() - began) < self.seconds and not failed:
+                self._step(users[0])
+                self.operations[process] += 1
+                self._sample(process, int(passed / self.seconds * SAMPLES))
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        for error in failed:
+            raise error
+        for one in users:
+            one.check()
+            for place, name in enumerate(one.counted):
+                self.counted[2 * process + place] += one.counted[name]
+            one.close()
+
+    def _step(self, one: Everything) -> None:
+        how = random.random()
+        if how < 0.9:
+            one.do(1)
+        elif how < 0.93:
+            one.state.prune_history(HISTORY)
+        elif how < 0.96:
+            asyncio.run(self._gather())
+        else:
+            visitor = forked(self._visit)
+            time.sleep(random.random() * 0.02)
+            kill(visitor)
+
+    def _visit(self) -> None:
+        """What a process does that is killed soon."""
+        while True:
+            with FileLock(f"{self.folder}/visited.lock"):
+                write_text(f"{self.folder}/visited.txt", "x" * random.randrange(10_000))
+            with SoftFileLock(f"{self.folder}/visited.soft"):
+                JsonlFile(f"{self.folder}/events.jsonl").append(["visitor", 0, "x" * random.randrange(10_000)])
+
+    async def _gather(self) -> None:
+        """Tasks, some of which are cancelled or give up."""
+        lock, log = AsyncFileLock(f"{self.folder}/tasks.lock"), AsyncJsonlFile(f"{self.folder}/events.jsonl")
+
+        async def work() -> None:
+            try:
+                async with await lock.acquire(timeout=random.choice((0.001, 60))):
+                    await log.append(["task", 0, ""])
+            except Timeout:
+                pass
+
+        tasks = [asyncio.create_task(work()) for _ in range(20)]
+        await asyncio.sleep(random.random() * 0.002)
+        for task in random.sample(tasks, 5):
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if result is not None and not isinstance(result, asyncio.CancelledError):
+                raise result
+        await log.close()
+
+    def _sample(self, process: int, place: int) -> None:
+        samples = self.samples[process]
+        if place >= SAMPLES or samples[0][place]:
+            return
+        names = [name for _, _, names in os.walk(self.folder) for name in names if not name.startswith("events.0")]
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        values = (
+            len(os.listdir("/proc/self/fd")),
+            len(os.listdir("/proc/self/task")),
+            pages * resource.getpagesize() >> 10,
+            len(names),
+        )
+        for measure, value in enumerate(values):
+            samples[measure][place] = value
+
+
+def soak(target: str, seconds: float) -> None:
+    """Soak for so long, and note what grew."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-soak-") as folder:
+        one = Soak(folder, seconds)
+        try:
+            one.run(show=True)
+        except Exception as error:  # noqa: BLE001 - it is a row of the table
+            traceback.print_exc()
+            evidence.row(target, "soak", failed=1, note=str(error).splitlines()[0][:200])
+            return
+        evidence.row(target, "soak", passed=sum(one.operations), note=f"operations in {seconds:,.0f} s")
+        for measure, what in enumerate(MEASURES):
+            growth = one.growth(measure)
+            grown = [last > GROWTH * first + SLACK[measure] for first, last in growth]
+            note = "; ".join(f"{first:g} at first, {last:g} at last" for first, last in growth)
+            evidence.row(target, f"soak: {what}", passed=grown.count(False), failed=grown.count(True), note=note)
+
+
+def main() -> int:
+    """Soak, as a target of its own."""
+    evidence.begin("soak")
+    soak("soak", float(sys.argv[1]))
+    return min(evidence.end("soak"), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Prove that the locks exclude, from histories that do not rely on them: every lock, every way to wait, with kills.
+
+`make test-exclusion`. history.py says what is noted and checked, work.py who goes in and out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import history
+import work
+from crowd import Crowd, contend, finish, processes, start
+
+import evidence
+
+TARGET = "test-exclusion"
+CROWD = Crowd(8, 4, 400, 16) if evidence.FULL else Crowd(3, 2, 25, 2)
+WATCHERS = 2
+POLLING = os.environ.get("HOLDFAST_WAIT") == "poll"
+
+
+def check(lock: str, wait: str, tickets: str) -> None:
+    """Note a row about a lock and a way to wait."""
+    crowd = CROWD._replace(kills=0) if lock in work.NO_KILLS else CROWD
+    with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
+        sections, wrong = contend(lock, wait, crowd, folder, tickets)
+    wrong += history.violations(sections)
+    if len(sections) < crowd.processes * crowd.threads * crowd.sections:  # which those do that are not killed
+        wrong.append(f"only {len(sections)} sections")
+    _row(f"{lock}, {wait}", len(sections), wrong, f"sections, {crowd.kills} processes killed")
+
+
+def check_from_outside(at_work: str, tickets: str) -> None:
+    """Note a row about those who are at work under a lock of their own, which others take from outside."""
+    name, job = work.AT_WORK[at_work]
+    sections = CROWD.threads * CROWD.sections
+    with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
+        noted = history.History(f"{folder}/history", tickets, WATCHERS, sections)
+        Path(folder, "files").mkdir()
+        lock_file = f"{folder}/files/{name}"
+        with processes() as busy, processes() as watchers:
+            busy += [start(lambda: job(lock_file, noted)) for _ in range(CROWD.processes)]
+            for place in range(WATCHERS):
+                watchers.append(start(lambda: work.watch(noted, lock_file, place, sections)))  # noqa: B023 - forked at once
+            wrong = finish(watchers)
+            noted.end()
+            wrong += finish(busy)
+        seen = noted.sections(range(WATCHERS))
+    _row(at_work, len(seen), wrong + history.violations_seen(seen), "sections that watched it from outside")
+
+
+def catch(fault: str, tickets: str) -> None:
+    """The control: what does not exclude is caught."""
+    for attempt in range(1, 100):
+        with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
+            sections, _ = contend(fault, "waiting", CROWD._replace(kills=0), folder, tickets)
+        found = history.violations(sections)
+        if any(text.startswith("inside together") for text in found) and any("given twice" in text for text in found):
+            evidence.row(TARGET, f"control: {fault}", passed=1, note=f"caught in history {attempt}")
+            return
+    evidence.row(TARGET, f"control: {fault}", failed=1, note="never caught")
+
+
+def _row(what: str, sections: int, wrong: list[str], note: str) -> None:
+    for text in wrong[:5]:
+        print(f"{what}: {text}")
+    evidence.row(TARGET, what, passed=sections if not wrong else 0, failed=len(wrong), note=note)
+
+
+def main() -> int:
+    if not POLLING:
+        evidence.begin(TARGET)
+    with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
+        tickets = str(history.build(Path(folder)))
+        if not POLLING:
+            for fault in work.FAULTS:
+                catch(fault, tickets)
+            for at_work in work.AT_WORK:
+                check_from_outside(at_work, tickets)
+        for lock, (_, waits) in {**work.LOCKS, **work.ASYNC_LOCKS}.items():
+            for wait in waits:
+                if (wait == "polling") == POLLING:
+                    check(lock, wait, tickets)
+    if POLLING:
+        return 0
+    # How the core waits is decided when it is loaded.
+    if subprocess.run([sys.executable, __file__], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
+        evidence.row(TARGET, "polling", failed=1, note="it ended early")
+    return min(evidence.end(TARGET), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
