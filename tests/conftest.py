@@ -61,6 +61,7 @@ def _wine_cannot(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(UNDER_WINE, reason=f"Wine cannot {reason}")
 
 
+waits_in_the_kernel = _wine_cannot("wait for a lock in the kernel, so all waits are made of tries already")
 replaces_open_files = _wine_cannot("replace a file that is open, as Windows can by the semantics of POSIX")
 tells_msvcrt_of_locks = _wine_cannot("say by msvcrt.locking() that a file is locked: its errno is 0")
 frees_names_of_open_files = _wine_cannot("free the name of a file that is removed while it is open")

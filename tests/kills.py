@@ -7,9 +7,13 @@ import mmap
 import os
 import random
 import signal
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from holdfast import JsonlFile
+from support import Child
 
 WRITERS = 8
 
@@ -33,34 +37,75 @@ def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], 
 
     Returns how many appends of each were acknowledged, and the seconds it took.
     """
-    # Not struct.pack_into: it clears a number before it writes it, and a kill may come between.
-    acknowledged = memoryview(mmap.mmap(-1, 8 * (kills + WRITERS))).cast("q")
     began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        notes = os.path.join(folder, "acknowledged")
+        with open(notes, "wb") as file:
+            file.truncate(8 * (kills + WRITERS))
+        with _noted(notes) as acknowledged:
 
-    def start(writer: int) -> int:
-        pid = os.fork()
-        if pid == 0:
-            try:
+            def start(writer: int) -> Callable[[], None]:
+                return (_fork if hasattr(os, "fork") else _spawn)(path, writer, notes, settings)
+
+            living = [start(writer) for writer in range(WRITERS)]
+            for writer in range(WRITERS, WRITERS + kills):
+                time.sleep(random.random() * 0.02)
+                victim = random.randrange(WRITERS)
+                living[victim]()
+                living[victim] = start(writer)
+            for kill in living:
+                kill()
+            return acknowledged.tolist(), time.monotonic() - began
+
+
+@contextmanager
+def _noted(notes: str) -> Iterator[memoryview]:
+    """The numbers that the writers have noted, in memory that all processes share."""
+    # Not struct.pack_into: it clears a number before it writes it, and a kill may come between.
+    with (
+        open(notes, "r+b") as file,
+        mmap.mmap(file.fileno(), 0) as shared,
+        memoryview(shared) as raw,
+        raw.cast("q") as acknowledged,
+    ):
+        yield acknowledged
+
+
+def _fork(path: str, writer: int, notes: str, settings: dict[str, object]) -> Callable[[], None]:
+    """Start a writer, and return what kills it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with _noted(notes) as acknowledged:
                 write_until_killed(path, writer, acknowledged, settings)
-            finally:
-                os._exit(1)
-        return pid
+        finally:
+            os._exit(1)
 
-    living = [start(writer) for writer in range(WRITERS)]
-    for writer in range(WRITERS, WRITERS + kills):
-        time.sleep(random.random() * 0.02)
-        victim = random.randrange(WRITERS)
-        _kill(living[victim])
-        living[victim] = start(writer)
-    for pid in living:
-        _kill(pid)
-    return acknowledged.tolist(), time.monotonic() - began
+    def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        assert os.WIFSIGNALED(status), "a writer ended by itself, with an error"
+
+    return kill
 
 
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status), "a writer ended by itself, with an error"
+def _spawn(path: str, writer: int, notes: str, settings: dict[str, object]) -> Callable[[], None]:
+    """The same where there is no fork: it writes when this returns, or is about to."""
+    code = """
+        import json, kills
+        with kills._noted(args[2]) as acknowledged:
+            say("writes")
+            kills.write_until_killed(args[0], int(args[1]), acknowledged, json.loads(args[3]))
+    """
+    child = Child(code, path, writer, notes, json.dumps(settings))
+    child.expect("writes")
+
+    def kill() -> None:
+        assert child.process.poll() is None, "a writer ended by itself, with an error"
+        with child:
+            child.kill()
+
+    return kill
 
 
 def check(path: str, acknowledged: list[int]) -> tuple[int, int]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import linux_only
+from conftest import linux_only, waits_in_the_kernel
 from holdfast import FileLock
 from support import Child, eventually, is_free
 
 KINDS = [
     pytest.param(("flock", None), id="flock"),
     pytest.param(("ofd", None), id="ofd", marks=linux_only),
-    pytest.param(("flock", "poll"), id="polling"),
+    pytest.param(("flock", "poll"), id="polling", marks=waits_in_the_kernel),
     pytest.param(("ofd", "poll"), id="ofd, polling", marks=linux_only),
 ]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
 import kills
-from conftest import posix_only
+from conftest import replaces_open_files
 from holdfast import JsonlFile
 from support import PATIENCE, Child
 
-KILLS = 60
+KILLS = 60 if os.name == "posix" else 10  # where it takes long to start a process, fewer
 
 
 @pytest.fixture
@@ -19,7 +20,6 @@ def path(tmp_path):
     return str(tmp_path / "events.jsonl")
 
 
-@posix_only
 @pytest.mark.parametrize("settings", [{}, {"max_bytes": 200_000}], ids=["one file", "rotated"])
 def test_killed_writers_lose_nothing_that_was_acknowledged(path, settings):
     acknowledged, _ = kills.kill_writers(path, KILLS, **settings)
@@ -28,7 +28,7 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(path, settings):
     assert torn <= KILLS + kills.WRITERS
 
 
-@posix_only
+@replaces_open_files
 def test_after_kills_a_repair_leaves_only_records(path):
     acknowledged, _ = kills.kill_writers(path, KILLS // 4, max_bytes=100_000)
     log = JsonlFile(path)

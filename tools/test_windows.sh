@@ -10,30 +10,40 @@ work=build/windows
 
 # Every start of an interpreter takes a second under Wine. So the short form leaves out the files whose tests mostly start
 # programs, or say the same on every system; and on all versions but the first it runs only the heart of it: processes
-# that share a lock, a log or a file, some of which are killed.
-core=(tests/test_{exclusion,waiting,rwlock,interop,jsonl,jsonl_reading,jsonl_many,segments}.py
-    tests/test_{atomic,state,aio_locks,aio_jsonl,aio_state}.py)
-small=(tests/test_{exclusion,jsonl,jsonl_many,atomic}.py)
+# that share a lock or a log, some of which are killed, and files that are replaced.
+core=(tests/test_{exclusion,rwlock,jsonl,jsonl_reading,jsonl_many,segments,atomic,state,aio_locks,aio_jsonl,aio_state}.py)
+small=(tests/test_{exclusion,jsonl,atomic}.py)
+versions=(3.14 3.11 3.14t)
+limit=1400 # seconds, for what hangs
 
 if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
-    versions=(3.14 3.11 3.14t 3.13 3.10)
-    core=(tests) small=(tests) limit=14400
-else
-    versions=(3.14 3.11 3.14t)
-    limit=500
+    core=(tests) small=(tests)
+    versions+=(3.13 3.10)
+    limit=14400
 fi
 
 evidence() { "$python" tools/evidence.py "$@"; }
 
+# Print the path of the wheel for a version. `make wheels` may just have built it.
+wheel_for() { # VERSION
+    local name=win_amd64 tag=cp310-abi3 wheel source=(-name '*.py' -o -name '*.[ch]' -o -name '*.toml')
+    if [[ $1 == *t ]]; then
+        name=cp314t-win_amd64 tag=cp314-cp314t
+    fi
+    wheel=$(compgen -G "build/wheels/*-$tag-win_amd64.whl") || wheel=
+    if [[ -z $wheel || $(find csrc src setup.py pyproject.toml -newer "$wheel" \( "${source[@]}" \)) ]]; then
+        "$python" tools/wheels.py "$name" >&2 || return
+    fi
+    compgen -G "build/wheels/*-$tag-win_amd64.whl"
+}
+
 # An interpreter of the run's own, with the package as pip would unpack it.
 lay_out() { # VERSION
-    local made tag=cp310-abi3
-    if [[ $1 == *t ]]; then
-        tag=cp314-cp314t
-    fi
+    local made wheel
     made=$("$python" tools/windows_python.py "$1") || return
+    wheel=$(wheel_for "$1") || return 1
     rm -rf "${work:?}/$1" && cp -a "$made" "$work/$1" &&
-        "$python" -m zipfile -e build/wheels/*-"$tag"-win_amd64.whl "$work/$1/Lib/site-packages"
+        "$python" -m zipfile -e "$wheel" "$work/$1/Lib/site-packages"
 }
 
 # As many at a time as there are processors.
@@ -80,7 +90,6 @@ note_tests() { # VERSION
 
 mkdir -p "$work"
 evidence begin "$target"
-"$python" tools/wheels.py win_amd64 cp314t-win_amd64
 start C env PYTHON="$python" bash csrc/tests/run.sh windows
 declare -A absent=()
 for version in "${versions[@]}"; do
