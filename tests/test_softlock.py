@@ -924,8 +924,7 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
 def test_a_forked_child_holds_nothing_and_its_end_does_not_remove_the_marker(path):
     with Child(
         """
-        from interposed import interposed
-from holdfast import SoftFileLock, Timeout
+        from holdfast import SoftFileLock, Timeout
         lock = SoftFileLock(args[0])
         lock.acquire()
         pid = os.fork()
@@ -1118,8 +1117,7 @@ def poor(rules, code):
 @pytest.mark.parametrize("rules", [NO_UNNAMED, NO_LINKS], ids=["no unnamed files", "no links at all"])
 def test_a_lock_works_without_unnamed_files_and_without_links(tmp_path, path, rules):
     code = """
-    from interposed import interposed
-from holdfast import SoftFileLock, Timeout
+    from holdfast import SoftFileLock, Timeout
     with SoftFileLock(args[0]) as lock:
         assert open(args[0]).read().startswith(f"{os.getpid()}\\n")
         assert os.listdir(args[1]) == ["the.lock"], os.listdir(args[1])

@@ -15,9 +15,9 @@ class Place:
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
     only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
-    "replacing" (a file that is replaced is never missing), "inodes" (a file keeps its number under another name).
-    `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of `not_so` must turn
-    out not to be so, those of `perhaps` may, and its advice must have all of `says`.
+    "replacing" (a file that is replaced is never missing). `apart` are the locks that do not exclude whoever comes
+    another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, and its
+    advice must have all of `says`.
     """
 
     kind: str
@@ -79,7 +79,7 @@ PLACES = {
     ),
     "sshfs": Place(
         "fuse.sshfs",
-        lacks=frozenset({"replacing", "inodes"}),
+        lacks=frozenset({"replacing"}),
         apart=KERNEL,
         not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
