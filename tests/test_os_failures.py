@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 
@@ -137,3 +138,10 @@ def test_a_timeout_that_cannot_find_out_who_holds_the_lock_is_one_all_the_same(p
         with Failure("fstat", errno.EIO, 3).injected(), pytest.raises(Timeout, match=r"the\.lock"):
             FileLock(path).acquire(timeout=0.01)
         child.tell()
+
+
+def test_a_timeout_is_one_also_when_there_is_no_descriptor_left_to_import_anything(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "holdfast._holders", None)
+    with FileLock(path), pytest.raises(Timeout, match=r"the\.lock") as caught:
+        FileLock(path).acquire(timeout=0.01)
+    assert caught.value.holders == []
