@@ -64,7 +64,7 @@ test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside
 
 test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
-	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
+	PYTHONPATH=tests:tools $(BIN)/python tests/faults/inject.py
 
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
