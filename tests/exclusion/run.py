@@ -81,14 +81,15 @@ def main() -> int:
                 catch(fault, tickets)
             for at_work in work.AT_WORK:
                 check_from_outside(at_work, tickets)
-        for lock, (_, waits) in {**work.LOCKS, **work.ASYNC_LOCKS}.items():
-            for wait in waits:
+        locks = {**work.LOCKS, **work.ASYNC_LOCKS}
+        for lock in sys.argv[1:] or locks:
+            for wait in locks[lock][1]:
                 if (wait == "polling") == POLLING:
                     check(lock, wait, tickets)
     if POLLING:
         return 0
     # How the core waits is decided when it is loaded.
-    if subprocess.run([sys.executable, __file__], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
+    if subprocess.run([sys.executable, *sys.argv], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
         evidence.row(TARGET, "polling", failed=1, note="it ended early")
     return min(evidence.end(TARGET), 1)
 
