@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def _row(what: str, sections: int, wrong: list[str], note: str) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     if not POLLING:
         evidence.begin(TARGET)
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:

@@ -123,6 +123,7 @@ def control(name: str, recorder: Path, folder: str) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     evidence.begin(TARGET)
     print(f"HOLDFAST_SEED={SEED}")
     chosen = sys.argv[1:] or list(workload.WORKLOADS)
