@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import shutil
 import sys
@@ -21,6 +22,7 @@ pytestmark = [
     linux_only,
     pytest.mark.timeout(600),  # hundreds of states
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the recorder is made for glibc"),
     pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="something else is preloaded already"),
 ]
 

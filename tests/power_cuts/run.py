@@ -66,7 +66,7 @@ def keep(name: str, recording: disk.Recording, case: Case) -> Path:
 
 def cut_power(name: str, recorder: Path, folder: str) -> None:
     """Check all states, and note how many there were."""
-    passed = failed = moments = 0
+    passed = failed = moments = promises = 0
     for number in range(RECORDINGS):
         recording = disk.record(name, recorder)
         cases = cases_of(recording, SAMPLES, random.Random(f"{SEED} {name} {number}"))
@@ -77,7 +77,8 @@ def cut_power(name: str, recorder: Path, folder: str) -> None:
             failed += bool(text)
             passed += not text
         moments += len(recording.cuts())
-    note = f"states of {moments} moments, {len(recording.said)} promises"
+        promises += len(recording.said)
+    note = f"states of {moments:,} moments, {promises} promises"
     evidence.row(TARGET, name, passed=passed, failed=failed, note=note)
 
 
