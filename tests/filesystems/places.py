@@ -93,7 +93,11 @@ PLACES = {
     "nfs3 nolock": replace(_NFS3, apart=KERNEL),
     "cifs": _CIFS,
     "cifs nobrl": _CIFS,
-    "vfat": Place("vfat", lacks=frozenset({"permissions"}), not_so=_NO_TMPFILE | {"hard links"}),
+    "vfat": Place(
+        "vfat",
+        lacks=frozenset({"permissions"}),
+        not_so=_NO_TMPFILE | {"hard links", "upper and lower case"},
+    ),
     # The file system of faulty.c, which keeps its locks in another one, by how it is told to behave. CIFS says EACCES.
     "faulty": _FAULTY,
     "busy=EACCES short=1 delay=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),
