@@ -57,9 +57,10 @@ _NO_OFD = replace(
 _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
 _NO_TMPFILE = frozenset({"unnamed files"})
-_NFS4 = Place("nfs4", not_so=_NO_TMPFILE)
-_NFS3 = Place("nfs", not_so=_NO_TMPFILE)
-_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE)
+_NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
+_NFS3 = replace(_NFS4, kind="nfs")
+_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE, says=("but not programs on the server itself",))
+_ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
 
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
@@ -90,9 +91,9 @@ PLACES = {
     "nfs4.2 and its server": replace(_NFS4, apart=frozenset({"flock"})),
     "nfs3": _NFS3,
     "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
-    "nfs3 nolock": replace(_NFS3, apart=KERNEL),
+    "nfs3 nolock": replace(_NFS3, apart=KERNEL, says=_ONE_MACHINE),
     "cifs": _CIFS,
-    "cifs nobrl": _CIFS,
+    "cifs nobrl": replace(_CIFS, says=_ONE_MACHINE),
     "vfat": Place(
         "vfat",
         lacks=frozenset({"permissions"}),
