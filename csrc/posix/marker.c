@@ -129,7 +129,7 @@ static int reopen(const char *path, const hf__record *record, int *file, hf__ide
     hf__file named;
     int rc = hf__marker_open(path, &named, identity);
     if (rc != 0)
-        return rc;
+        return rc == -ENOENT ? HF_BUSY : rc; /* somebody has removed it by force, and may have the lock now */
     bool ours = has_record(named, record);
     hf__file_close(ours ? *file : named);
     *file = ours ? named : *file;
@@ -147,7 +147,7 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
     if (rc == 0) {
         rc = reopen(path, record, &fd, identity);
         if (rc != 0 && rc != HF_BUSY)
-            (void)hf__sys.unlink(path); /* nobody could: it names a living owner */
+            (void)hf__sys.unlink(path); /* for nobody else would: it names a living owner */
     }
     (void)hf__sys.unlink(scratch); /* there is none any more if it was renamed */
     if (rc == 0)

@@ -41,6 +41,9 @@ SMALL: dict[str, Mounted] = {
     "tmpfs": partial(mounts.tmpfs, options="size=4m"),
 }
 
+# The groups of faults.py.
+GROUPS = {"full": "no space left", "unwritable": "not to be written", "faulty": "calls that fail"}
+
 # What the file system of faulty.c is told, which is its name in places.py, too.
 FAULTY = [
     "busy=EACCES short=1 delay=1",
@@ -128,7 +131,7 @@ def check_plain() -> None:
     for name, mounted in SMALL.items():
         for group in ("full", "unwritable"):
             if chosen(group):
-                check(f"{name}, {group}", mounted, "faults.py", group, name)
+                check(f"{name}, {GROUPS[group]}", mounted, "faults.py", group, name)
 
 
 def check_faulty() -> None:
@@ -140,7 +143,7 @@ def check_faulty() -> None:
                 check(f"FUSE, {faults}", partial(mounts.faulty, program, faults=faults), "check.py", faults)
         for group in ("full", "faulty"):
             if chosen("faulty", group):
-                check(f"FUSE, {group}", partial(mounts.faulty, program), "faults.py", group, "faulty")
+                check(f"FUSE, {GROUPS[group]}", partial(mounts.faulty, program), "faults.py", group, "faulty")
 
 
 def main() -> int:
