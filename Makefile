@@ -64,7 +64,7 @@ test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside
 
 test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
-	PYTHONPATH=tools $(BIN)/python tests/faults/inject.py
+	PYTHONPATH=tests:tools $(BIN)/python tests/faults/inject.py
 
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
@@ -128,9 +128,9 @@ check-wheel: $(VENV)/.wheel $(VENV)/.group-wheel ## audit the sdist and the whee
 
 check-workflows: $(VENV)/.group-workflows ## validate the workflows and what they read
 	$(BIN)/validate-pyproject pyproject.toml
-	$(BIN)/cibuildwheel --platform linux --archs x86_64,aarch64 --print-build-identifiers
+	$(BIN)/cibuildwheel --platform linux --archs x86_64,i686,aarch64,s390x,ppc64le --print-build-identifiers
 	$(BIN)/cibuildwheel --platform macos --archs x86_64,arm64 --print-build-identifiers
-	$(BIN)/cibuildwheel --platform windows --archs AMD64,ARM64 --print-build-identifiers
+	$(BIN)/cibuildwheel --platform windows --archs AMD64,x86,ARM64 --print-build-identifiers
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --no-progress .github

@@ -139,8 +139,10 @@ int hf__data_sync(hf__file file);
 int hf__data_born(hf__file file, int64_t *born);
 int64_t hf__data_clock(void);
 
-/* Rename a file, unless there is one of the new name: then -EEXIST. */
-int hf__data_rename(const char *from, const char *to);
+/* Rename a file, unless there is one of the new name: then -EEXIST. `alone`: nobody else creates one meanwhile, so that
+   where the system has no such call looking first will do. It is better than what else there is, to link and to unlink:
+   who dies between the two leaves the file with both names. */
+int hf__data_rename(const char *from, const char *to, bool alone);
 
 /* shared.c: memory, all zero, that forked children share, at the same address. NULL when there is none. */
 void *hf__shared_new(size_t size);

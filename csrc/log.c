@@ -385,7 +385,7 @@ int hf_log_append_wait(hf_log *log, const char *lines, size_t length, size_t rec
 int hf_log_move(hf_log *log, const char *to) {
     if (!hf_log_is_mine(log))
         return -EPERM;
-    int rc = hf__data_rename(log->lock->path, to);
+    int rc = hf__data_rename(log->lock->path, to, true); /* who has the lock is alone */
     lock_mutex(log);
     log->counts.moves += rc == 0;
     hf__meter_add(log->meter, HF_ROTATIONS, rc == 0);

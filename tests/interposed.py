@@ -6,21 +6,38 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 from holdfast._native import ffi, lib
 
-# The calls of the core that have to do with a lock and with a file that is replaced: their results and arguments.
+# The calls of the core that can fail: their results and arguments.
 CALLS = {
     "open": ("int", "const char *, int, unsigned"),
     "close": ("int", "int"),
+    "dup": ("int", "int"),
+    "read": ("ssize_t", "int, void *, size_t"),
+    "pread": ("ssize_t", "int, void *, size_t, int64_t"),
+    "write": ("ssize_t", "int, const void *, size_t"),
+    "ftruncate": ("int", "int, int64_t"),
+    "fdatasync": ("int", "int"),
+    "birth_time": ("int", "int, void *"),
+    "link": ("int", "const char *, const char *"),
+    "link_unnamed": ("int", "int, const char *"),
+    "rename_new": ("int", "const char *, const char *"),
+    "fcntl_lock": ("int", "int, int, void *"),
+    "nanosleep": ("int", "void *, void *"),
+    "kill": ("int", "int, int"),
+    "thread_timer_create": ("int", "int, void *"),
+    "timer_settime": ("int", "void *, int, void *, void *"),
+    "timer_delete": ("int", "void *"),
     "flock": ("int", "int, int"),
     "lstat": ("int", "const char *, void *"),
     "fstat": ("int", "int, void *"),
     "fchown": ("int", "int, unsigned, unsigned"),
     "fchmod": ("int", "int, unsigned"),
     "listxattr": ("ssize_t", "const char *, char *, size_t"),
+    "getxattr": ("ssize_t", "const char *, const char *, void *, size_t"),
+    "fsetxattr": ("int", "int, const char *, const void *, size_t, int"),
     "fsync": ("int", "int"),
     "rename": ("int", "const char *, const char *"),
     "unlink": ("int", "const char *"),
@@ -102,14 +119,3 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.name} fails with {errno.errorcode[self._error]}"
-
-
-def every_failure() -> Iterator[Failure]:
-    """Each way in which one of the calls can fail: the first, the second, and so on until there is no such call."""
-    for name in CALLS:
-        for error in (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EINTR, errno.ENOSYS, errno.EINVAL, errno.EMFILE):
-            for turn in count(1):
-                failure = Failure(name, error, turn)
-                yield failure
-                if not failure.hit:
-                    break

@@ -16,110 +16,6 @@ from conftest import frees_names_of_open_files, linux_only, posix_only
 from holdfast import JsonlFile
 from support import PATIENCE, Child
 
-# Each call of the core that an append, a batch, a rotation and a sync make fails once, in each way. Prints how many
-# runs that took, or what went wrong in one.
-SWEEP = """
-    import errno, json, shutil
-    import kills
-    from holdfast import JsonlFile
-    from holdfast._native import ffi, lib
-
-    CALLS = {
-        "open": ("int", "const char *, int, unsigned"), "close": ("int", "int"), "fstat": ("int", "int, void *"),
-        "lstat": ("int", "const char *, void *"), "pread": ("ssize_t", "int, void *, size_t, int64_t"),
-        "write": ("ssize_t", "int, const void *, size_t"), "ftruncate": ("int", "int, int64_t"),
-        "fdatasync": ("int", "int"), "fsync": ("int", "int"), "birth_time": ("int", "int, void *"),
-        "rename_new": ("int", "const char *, const char *"), "link": ("int", "const char *, const char *"),
-        "unlink": ("int", "const char *"), "flock": ("int", "int, int"),
-    }
-    ERRORS = ("EIO", "ENOSPC", "EACCES", "EINTR", "ENOSYS", "EINVAL", "EDQUOT", "EMFILE")
-    plan = {"name": None}
-    kept = []
-
-    def replace(name, result, arguments):
-        real = ffi.cast(f"{result} (*)({arguments})", lib.hf_sys_get(name.encode()))
-        def call(*values):
-            if plan["name"] != name:
-                return real(*values)
-            plan["seen"] += 1
-            after = plan["seen"] - plan["turn"]
-            if plan["short"] and after == 0:
-                return real(values[0], values[1], values[2] // 2)
-            if after == plan["short"]:
-                if name == "close":
-                    real(*values)
-                ffi.errno = plan["error"]
-                return -1
-            return real(*values)
-        kept.append(ffi.callback(f"{result} (*)({arguments})", call))
-        lib.hf_sys_set(name.encode(), ffi.cast("void *", kept[-1]))
-
-    for name, (result, arguments) in CALLS.items():
-        replace(name, result, arguments)
-
-    def append_some(log):
-        acknowledged, unsure = [], []
-        for number in range(6):
-            try:
-                if number == 3:
-                    log.extend([[number, 1], [number, 2]])
-                else:
-                    log.append([number, 1])
-                acknowledged += [number] * (1 + (number == 3))
-            except OSError as error:
-                if "brought to the disk" in str(error):
-                    unsure.append(number)
-        return acknowledged, unsure
-
-    def run(folder, durable, torn):
-        path = f"{folder}/events.jsonl"
-        if torn:
-            with open(path, "wb") as file:
-                file.write(b'[-1,1]\\n[-1,')
-        log = JsonlFile(path, durable=durable, max_bytes=40, max_age=3600, timeout=1)
-        acknowledged, unsure = append_some(log)
-        plan["name"] = None
-        if not unsure:
-            log.append([100, 1])
-            acknowledged.append(100)
-        JsonlFile(path, timeout=0).append([101, 1])
-        acknowledged.append(101)
-        found, damaged = [], 0
-        for line in kills.lines_of(path):
-            try:
-                found.append(json.loads(line)[0])
-            except ValueError:
-                damaged += 1
-        known = [number for number in found if number >= 0 and number not in unsure]
-        assert known == acknowledged, (found, acknowledged)
-        return damaged
-
-    runs = 0
-    fds = len(os.listdir("/proc/self/fd"))
-    for name in CALLS:
-        for error in ERRORS:
-            for short in (False, True) if name == "write" else (False,):
-                turn = 0
-                while plan.get("seen", 0) >= turn:
-                    turn += 1
-                    runs += 1
-                    folder = f"{args[0]}/{runs}"
-                    os.mkdir(folder)
-                    plan.update(name=name, error=getattr(errno, error), turn=turn, seen=0, short=short)
-                    try:
-                        damaged = run(folder, durable=args[1] == "durable", torn=args[2] == "torn")
-                        # A piece that could not be taken back has been ended by the next to append.
-                        assert damaged <= (args[2] == "torn") + (name == "ftruncate"), damaged
-                        assert len(os.listdir("/proc/self/fd")) == fds, "a descriptor was left open"
-                    except BaseException as problem:
-                        plan["name"] = None
-                        say(f"{name} {error} turn {turn} short {short}: {problem!r}")
-                        raise
-                    shutil.rmtree(folder)
-                plan["seen"] = 0
-    say(runs)
-"""
-
 
 @pytest.fixture
 def path(tmp_path):
@@ -128,15 +24,6 @@ def path(tmp_path):
 
 def numbers(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
-@linux_only
-@pytest.mark.parametrize("durable", ["durable", "not durable"])
-@pytest.mark.parametrize("torn", ["torn", "new"])
-def test_every_failure_of_every_call_loses_nothing_and_damages_nothing(tmp_path, durable, torn):
-    with Child(SWEEP, tmp_path, durable, torn) as child:
-        assert int(child.hear()) > 300
-        child.join()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import random
+import shutil
 import signal
 import threading
 import time
@@ -288,6 +289,17 @@ def test_a_rotation_in_the_middle_of_reading_loses_and_repeats_nothing(log: str)
     compress_all(log)
     append(log, 5)
     assert numbers(found) == [1, 2, 3, 4, 5]
+
+
+def test_a_file_that_gets_another_inode_with_its_new_name_is_not_read_again(log: str) -> None:
+    append(log, 0, 1)
+    found = records(log)
+    assert numbers(islice(found, 2)) == [0, 1]
+    segment = rotate(log)
+    shutil.copy2(segment, f"{segment}.copy")
+    os.replace(f"{segment}.copy", segment)
+    append(log, 2)
+    assert numbers(found) == [2]
 
 
 def test_a_file_that_grew_before_it_was_renamed_is_read_to_its_end(log: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 
@@ -137,3 +138,36 @@ def test_a_timeout_that_cannot_find_out_who_holds_the_lock_is_one_all_the_same(p
         with Failure("fstat", errno.EIO, 3).injected(), pytest.raises(Timeout, match=r"the\.lock"):
             FileLock(path).acquire(timeout=0.01)
         child.tell()
+
+
+def test_a_timeout_is_one_also_when_there_is_no_descriptor_left_to_import_anything(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "holdfast._holders", None)
+    with FileLock(path), pytest.raises(Timeout, match=r"the\.lock") as caught:
+        FileLock(path).acquire(timeout=0.01)
+    assert caught.value.holders == []
+
+
+@posix_only
+def test_who_dies_while_rotating_where_no_rename_keeps_what_is_there_leaves_each_record_once(tmp_path):
+    turn, died = 0, True
+    while died:
+        turn += 1
+        path = tmp_path / str(turn) / "events.jsonl"
+        path.parent.mkdir()
+        JsonlFile(path).append(1)
+        pid = os.fork()
+        if pid == 0:
+            left = iter(range(turn))
+
+            def meddle(name, left=left):
+                if next(left, None) is None:
+                    os._exit(3)
+                return errno.EINVAL if name == "rename_new" else None
+
+            with interposed(meddle):
+                JsonlFile(path).rotate()
+            os._exit(0)
+        died = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        assert list(JsonlFile(path)) == [1]
+    assert len(os.listdir(path.parent)) == 1
+    assert turn > 5

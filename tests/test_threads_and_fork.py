@@ -701,6 +701,7 @@ USES = {
     "StateFile, JSON": ("StateFile(path + '.json', history=True)", "one.save({}), one.save({'n': 1})"),
     "StateFile, YAML": ("StateFile(path + '.yaml', history=True)", "one.save({}), one.save({'n': 1})"),
     "StateFile, TOML": ("StateFile(path + '.toml', history=True)", "one.save({}), one.save({'n': 1})"),
+    "repair": ("JsonlFile(path)", "one.append_bytes(b'bad'), one.append({}), one.repair()"),
     "SoftFileLock": ("SoftFileLock(path)", "one.acquire(), one.release()"),
 }
 
@@ -711,17 +712,21 @@ def test_nothing_is_imported_while_a_lock_is_held(path, name):
     make, use = USES[name]
     code = f"""
         from holdfast import {make.partition("(")[0]}
-        from holdfast.locks import FileLock
+        from holdfast import jsonl, locks
         path = args[0]
         one = {make}
-        acquire, imported = FileLock.__enter__, []
-        def enter(lock):
-            acquire(lock)
-            imported.append(set(sys.modules))
-        def leave(lock, *_):
-            say(sorted(set(sys.modules) - imported.pop()))
-            lock.release()
-        FileLock.__enter__, FileLock.__exit__ = enter, leave
+        def watch(kind):
+            enter, leave, imported = kind.__enter__, kind.__exit__, []
+            def watched_enter(lock):
+                result = enter(lock)
+                imported.append(set(sys.modules))
+                return result
+            def watched_leave(lock, *error):
+                say(sorted(set(sys.modules) - imported.pop()))
+                leave(lock, *error)
+            kind.__enter__, kind.__exit__ = watched_enter, watched_leave
+        watch(locks.FileLock)
+        watch(jsonl._Locked)
         {use}
         say("end")
     """

@@ -43,5 +43,6 @@ for readable in "$project" "$cache"; do
     mount -o remount,bind,ro "/mnt/root$readable"
 done
 mount --bind "$folder" "/mnt/root$folder"
+export LC_ALL=C.UTF-8 # which both have, this machine perhaps with another locale
 unshare --root=/mnt/root --wd="$project" "$@"
 exit # the command is not this shell itself: someone has to see the end of those whose parents are gone

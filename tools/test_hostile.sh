@@ -14,10 +14,13 @@ check() {
     local what=$1 note=$2 report
     report=$reports/${what//[^a-z]/-}.xml
     shift 2
-    "$bin/python" -m pytest -q --no-header --junitxml="$report" "$@" || true
+    "$bin/python" -m pytest -q --no-header --basetemp="$scratch/tests" --junitxml="$report" "$@" || true
     "${evidence[@]}" pytest "$target" "$what" "$report" --note "$note"
 }
 
+# Not where other runs of pytest clean up, and close to all but their own user.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 rm -rf "$reports"
 mkdir -p "$reports"
 "${evidence[@]}" begin "$target"

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # What CPython's headers make of reference counts in a free-threaded build, beyond the stable ABI.
 FREE_THREADED = {"_Py_DecRefShared", "_Py_MergeZeroLocalRefcount"}
 
-# The first keeps a wheel from growing unseen, the second its module: twice what they are now.
+# They keep a wheel, and its module, from growing unseen. The largest module, with 330,000 bytes, is that for armv7l.
 WHEEL_BOUND = 640_000
-MODULE_BOUND = 280_000
+MODULE_BOUND = 500_000
 
 # A system's own libraries: more than these would have to be installed, or belong to another C library.
 LIBRARIES = {
@@ -216,4 +216,8 @@ def imported(binary: Module) -> set[str]:
 
 def libraries(binary: Module) -> list[str]:
     """The libraries a module is linked with."""
-    return [library if isinstance(library, str) else str(library.name) for library in binary.libraries]
+    if isinstance(binary, lief.ELF.Binary):
+        return [str(library) for library in binary.libraries]
+    if isinstance(binary, lief.MachO.Binary):
+        return [str(library.name) for library in binary.libraries]
+    return [str(library.name) for library in binary.imports]

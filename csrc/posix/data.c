@@ -92,11 +92,20 @@ static bool unsupported(int error) {
     return error == ENOSYS || error == EINVAL || error == EOPNOTSUPP || error == ENOTSUP;
 }
 
-int hf__data_rename(const char *from, const char *to) {
+static int rename_if_free(const char *from, const char *to) {
+    struct stat status;
+    if (hf__sys.lstat(to, &status) == 0)
+        return -EEXIST;
+    return errno == ENOENT && hf__sys.rename(from, to) == 0 ? 0 : -errno;
+}
+
+int hf__data_rename(const char *from, const char *to, bool alone) {
     if (hf__sys.rename_new(from, to) == 0)
         return 0;
     if (!unsupported(errno))
         return -errno;
+    if (alone)
+        return rename_if_free(from, to);
     if (hf__sys.link(from, to) != 0)
         return -errno;
     if (hf__sys.unlink(from) == 0)

@@ -127,7 +127,7 @@ int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
     if (rc != 0)
         return rc;
     if (flags & HF_NO_REPLACE)
-        rc = hf__data_rename(scratch, path);
+        rc = hf__data_rename(scratch, path, false);
     else if (hf__sys.rename(scratch, path) != 0)
         rc = -errno;
     if (rc == 0 && (flags & HF_DURABLE) && hf_directory_sync(path) != 0)

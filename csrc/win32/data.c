@@ -91,7 +91,8 @@ int64_t hf__data_clock(void) {
     return nanoseconds(now);
 }
 
-int hf__data_rename(const char *from, const char *to) {
+int hf__data_rename(const char *from, const char *to, bool alone) {
+    (void)alone;
     hf__path old, new;
     int rc = hf__path_convert(from, &old);
     if (rc == 0)

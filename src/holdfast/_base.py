@@ -84,12 +84,17 @@ class Timeout(TimeoutError):
     def holders(self) -> list[Holder]:
         """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
         if self._holders is None:
-            from holdfast._holders import look
+            self._holders = []
+            try:
+                from holdfast._holders import look
 
-            seen = look(self._lock_file)
-            self._holders = [holder for holder in seen.holders if not holder.waiting]
-            if seen.unknown:
-                self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
+                seen = look(self._lock_file)
+            except (ImportError, OSError):
+                pass  # there may be no descriptor left to import it with, and whoever waited must hear of the Timeout
+            else:
+                self._holders += [holder for holder in seen.holders if not holder.waiting]
+                if seen.unknown:
+                    self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
         return self._holders
 
     def _within(self, timeout: float) -> Timeout:

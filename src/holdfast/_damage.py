@@ -16,6 +16,7 @@ from holdfast._lines import LogFile, careful, reason_of
 from holdfast._planted import is_planted
 from holdfast._reading import decode_json, opened, whole
 from holdfast._texts import Text, ZippedText, identity
+from holdfast.atomic import replacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -291,8 +292,6 @@ class _Repair:
         return sum(damage.length for damage in damages)
 
     def _remove(self) -> None:
-        from holdfast.atomic import replacing
-
         first = self.scan.damages[0].offset
         text = self.scan.file.text
         # A file with another name is not cut off: that may be somebody's who has nothing to do with this log.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from time import monotonic, sleep
 
@@ -337,9 +338,27 @@ def _after(path: str, done: LogFile) -> list[LogFile | Segment]:
     files = whole(path)
     mark = done.mark(done.consumed())
     for place, file in enumerate(files):
-        if isinstance(file, Segment) and (_is_same(file, mark) or _was_compressed(file, done, mark)):
+        if isinstance(file, Segment) and (
+            _is_same(file, mark) or _was_compressed(file, done, mark) or _was_renumbered(file, done, mark)
+        ):
             return files[place + 1 :]
     return _newer(files, mark)
+
+
+def _was_renumbered(segment: Segment, done: LogFile, mark: Mark) -> bool:
+    """Whether the segment is the file with another inode number, which over sshfs comes with the new name."""
+    if segment.number != mark.number:
+        return False
+    try:
+        there, ours = os.stat(segment.path), done.text.status()
+    except OSError:
+        return False
+    if (there.st_size, there.st_mtime_ns) != (ours.st_size, ours.st_mtime_ns):
+        return False
+    found = _resumed(segment, mark)
+    if found is not None:
+        found.text.close()
+    return found is not None
 
 
 def _is_same(file: LogFile | Segment, mark: Mark) -> bool:

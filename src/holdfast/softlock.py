@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from atexit import register as at_exit
-from secrets import token_hex
 from threading import RLock, Thread, current_thread
 from weakref import WeakValueDictionary
 
@@ -21,6 +20,7 @@ from holdfast._base import (
     canonical,
     resolve_lifetime,
 )
+from holdfast._temporary import sweep, temporary_path
 from holdfast.owner import LONGEST_RECORD, Owner, host_name, owner_of
 
 TYPE_CHECKING = False
@@ -216,7 +216,7 @@ class SoftFileLock(BaseFileLock):
         return _core.create_marker(
             hold.slot,
             hold.path,
-            f"{hold.path}.{os.getpid()}.{token_hex(8)}.new",
+            temporary_path(hold.path),
             Owner.myself().record(),
             self._mode & ~_WRITABLE_BY_OTHERS,
             0 if self._mode == DEFAULT_MODE else _core.EXACT_MODE,
@@ -238,6 +238,7 @@ class SoftFileLock(BaseFileLock):
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
                 return _core.BUSY
+            sweep(os.path.dirname(path))  # where processes die, one may have died before its marker had its name
             rc = _core.remove_marker(slot[0], 0)
             if rc == _core.NO_LOCKS and owner is not None and owner.host == host_name():
                 rc = _remove_in_turn(slot, path)

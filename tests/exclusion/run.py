@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def _row(what: str, sections: int, wrong: list[str], note: str) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     if not POLLING:
         evidence.begin(TARGET)
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
@@ -81,14 +83,15 @@ def main() -> int:
                 catch(fault, tickets)
             for at_work in work.AT_WORK:
                 check_from_outside(at_work, tickets)
-        for lock, (_, waits) in {**work.LOCKS, **work.ASYNC_LOCKS}.items():
-            for wait in waits:
+        locks = {**work.LOCKS, **work.ASYNC_LOCKS}
+        for lock in sys.argv[1:] or locks:
+            for wait in locks[lock][1]:
                 if (wait == "polling") == POLLING:
                     check(lock, wait, tickets)
     if POLLING:
         return 0
     # How the core waits is decided when it is loaded.
-    if subprocess.run([sys.executable, __file__], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
+    if subprocess.run([sys.executable, *sys.argv], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
         evidence.row(TARGET, "polling", failed=1, note="it ended early")
     return min(evidence.end(TARGET), 1)
 

@@ -21,6 +21,7 @@ import table
 from trap import FAIL, NO_FAULT, Call, Fault, Trap
 
 from holdfast import write_text
+from holdfast._temporary import _sweep_again
 
 PATIENCE = 120  # seconds after which an operation hangs
 SOON = 10  # seconds after which a thread has let go of a lock
@@ -60,6 +61,7 @@ class Operation:
     may_be_either = False
     """Whether an error leaves open if it has happened, as the documentation says."""
 
+    has_threads = False
     stage = ""
     cleaning_up_fails = False
     """Whether what goes wrong may strike the removal of a temporary file."""
@@ -137,6 +139,9 @@ def _descriptors() -> dict[str, str]:
 class Case:
     """A run of an operation. `problem` says what was wrong afterwards, or is empty."""
 
+    traced = False
+    """Whether it is strace that makes the call go wrong."""
+
     def __init__(self, operation: Operation, fault: Fault, call: Call | None, trap: Trap, room: str) -> None:
         self.ending = Ending()
         self.problem = ""
@@ -165,11 +170,12 @@ class Case:
         if pid == 0:
             os.close(said)
             os.close(tell)
-            _Inside(operation, trap, folder, say, heard).run()
+            _Inside(operation, trap, folder, say, heard).run(self.traced)
         os.close(say)
         os.close(heard)
         status = None
         try:
+            self._watch(pid)
             with open(said, encoding="utf-8") as lines:
                 self.ending = Ending(**json.loads(lines.readline() or "{}"))
                 if self.ending.how == "died":
@@ -184,10 +190,17 @@ class Case:
         finally:
             os.close(tell)
             status = _reaped(pid) if status is None else status
+        self._end()
         expected = -signal.SIGKILL if self.ending.how == "died" else 0
         expect(status == expected, f"its process ended with {status}")
         operation.elsewhere(folder, self.ending)
         self._look_for_litter(folder)
+
+    def _watch(self, pid: int) -> None:
+        """Do what is to be done before the operation begins."""
+
+    def _end(self) -> None:
+        """Do what is to be done when the process has ended."""
 
     def _hear(self, line: str) -> None:
         expect(line, "the process ended before the next operation had")
@@ -236,14 +249,18 @@ class _Inside:
         self._operation, self._trap, self._folder = operation, trap, folder
         self._say, self._hear = say, hear
 
-    def run(self) -> None:
+    def run(self, traced: bool) -> None:
         """Never returns."""
         status = 1
         try:
             signal.alarm(PATIENCE)
             before = _descriptors()
-            self._trap.begin()
+            if not traced:
+                self._trap.begin()
             self._operation.begin(self._folder)
+            _sweep_again.clear()  # usually a directory is searched for litter only now and then
+            if traced:
+                self._trap.wait()
             ending = self._act()
             os.write(self._say, json.dumps(vars(ending)).encode() + b"\n")
             if os.read(self._hear, 1):
@@ -298,7 +315,4 @@ def rehearse(operation: Operation, trap: Trap, room: str) -> None:
 def count(operation: Operation, trap: Trap, room: str) -> tuple[list[Call], str]:
     """The calls that an operation makes when nothing goes wrong, and what was wrong all the same."""
     case = Case(operation, NO_FAULT, None, trap, room)
-    problem = case.problem
-    if not problem and case.ending.how != "done":
-        problem = str(case.ending)
-    return case.seen, problem
+    return case.seen, "" if not case.problem and case.ending.how == "done" else f"{case.problem} [{case.ending}]"

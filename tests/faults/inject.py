@@ -1,7 +1,7 @@
 """Let every system call of every operation go wrong in every plausible way, and see what holds afterwards.
 
 `make test-faults` runs this; the full form does so under more settings. With arguments only the operations whose names
-contain one of them: `PYTHONPATH=tools .venv/bin/python tests/faults/inject.py append`
+contain one of them: `PYTHONPATH=tests:tools .venv/bin/python tests/faults/inject.py append`
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import gc
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 
 import table
 import trap
+import truth
 from cases import Case, Operation, count, rehearse
 from operations import operations
 from trap import Call, Fault, Trap
@@ -28,6 +31,8 @@ SHOWN = 8  # problems of an operation
 SHARE = 50  # cases that a process runs at a time
 SEED = 7
 ATTEMPTS = 3  # at coming to a call, where threads take turns
+NO_SAMPLES = "strace counts the calls of threads apart, and makes no file system lack anything"
+POLLED = ("FileLock", "lock_all", "append")
 MOST = 2000  # cases of an operation in the short form
 
 _operations: dict[str, Operation] = {}
@@ -78,24 +83,38 @@ def _run(share: tuple[str, list[tuple[Fault, Call]]]) -> tuple[str, int, int, li
     return name, len(cases), missed, problems
 
 
+def _compare(seen: tuple[str, list[Call]]) -> tuple[str, Counter[str]]:
+    name, calls = seen
+    problem, unseen = truth.compare(_operations[name], calls, _trap, _room)
+    return f"{name}: {problem}" if problem else "", unseen
+
+
+def _repeat(sample: tuple[str, Fault, Call]) -> str:
+    name, fault, call = sample
+    problem = truth.repeat(_operations[name], fault, call, _trap, _room)
+    return f"{name}: {table.in_words(fault, call)}: {problem}" if problem else ""
+
+
 class Tally:
     """What is known of an operation's cases."""
 
-    def __init__(self) -> None:
-        self.calls = self.passed = self.left = 0
+    def __init__(self, calls: int = 0) -> None:
+        self.calls = calls
+        self.passed = self.left = 0
         self.problems: list[str] = []
         self.skipped: Counter[str] = Counter()
 
-    def note(self, name: str) -> None:
+    def note(self, name: str, note: str = "") -> None:
         """Say what was wrong and what was left out, and make a row of it."""
         for problem in self.problems[:SHOWN]:
             print(f"FAILED {problem}")
         for reason, times in sorted(self.skipped.items()):
             print(f"SKIPPED [{times}] {name}: {reason}")
         failed, skipped = len(self.problems), self.skipped.total()
-        evidence.row(
-            TARGET, name, passed=self.passed, failed=failed, skipped=skipped, note=f"{self.calls} system calls"
-        )
+        note = note or f"{self.calls} system calls"
+        if os.environ.get("HOLDFAST_WAIT"):
+            name = f"{name}, HOLDFAST_WAIT={os.environ['HOLDFAST_WAIT']}"
+        evidence.row(TARGET, name, passed=self.passed, failed=failed, skipped=skipped, note=note)
 
 
 def _cases_of(name: str, calls: list[Call], tally: Tally) -> list[tuple[Fault, Call]]:
@@ -109,40 +128,97 @@ def _cases_of(name: str, calls: list[Call], tally: Tally) -> list[tuple[Fault, C
     return cases
 
 
-def inject() -> None:
+def _count_all(pool: Pool) -> dict[str, list[Call]]:
+    """The calls of each operation. One that goes wrong by itself has none, and makes a row that says so."""
+    seen = {}
+    for name, calls, problem in pool.imap(_count, _operations):
+        seen[name] = calls
+        if problem:
+            print(f"FAILED {name}, with no fault: {problem}")
+            evidence.row(TARGET, name, failed=1)
+            del seen[name]
+    return seen
+
+
+def _inject(pool: Pool, seen: dict[str, list[Call]]) -> None:
     """Run all cases of all operations."""
+    tallies = {name: Tally(len(calls)) for name, calls in seen.items()}
+    shares = []
+    for name, tally in tallies.items():
+        cases = _cases_of(name, seen[name], tally)
+        parts = [(name, cases[start : start + SHARE]) for start in range(0, len(cases), SHARE)]
+        tally.left = len(parts)
+        shares += parts
+    for name, ran, missed, problems in pool.imap_unordered(_run, shares):
+        tally = tallies[name]
+        tally.left -= 1
+        tally.passed += ran - missed - len(problems)
+        tally.problems += problems
+        if missed:
+            tally.skipped["the operation took another way this time, and did not come to the call"] += missed
+        if tally.left == 0:
+            tally.note(name)
+
+
+def _check_truth(pool: Pool, seen: dict[str, list[Call]]) -> None:
+    """Compare what the traps see and do with what strace does."""
+    compared, repeated = Tally(), Tally()
+    comparable = [(name, calls) for name, calls in seen.items() if not _operations[name].lacking]
+    if len(comparable) < len(seen):
+        compared.skipped["strace makes no file system lack anything"] = len(seen) - len(comparable)
+    for problem, unseen in pool.imap_unordered(_compare, comparable):
+        compared.passed += not problem
+        compared.problems += [problem] if problem else []
+        compared.skipped += unseen
+    compared.note("strace sees the same calls", "operations; skipped are calls that are let alone")
+    samples = []
+    for name, calls in seen.items():
+        faults = [(fault, call) for call in calls for fault in table.faults_of(call, Counter())]
+        chosen = truth.samples(_operations[name], faults, 10 if evidence.FULL else 1, f"{SEED} {name}")
+        samples += [(name, *sample) for sample in chosen]
+        if not chosen:
+            repeated.skipped[NO_SAMPLES] += 1
+    for problem in pool.imap_unordered(_repeat, samples):
+        repeated.passed += not problem
+        repeated.problems += [problem] if problem else []
+    repeated.note("strace's faults end alike", f"chosen with the seed {SEED}")
+
+
+def _check_table() -> None:
+    tally = Tally()
+    for operation in truth.of_the_core():
+        _, problem = count(operation, _trap, _room)
+        tally.passed += not problem
+        tally.problems += [f"{operation.name}: {problem}"] if problem else []
+    tally.note("the core's table sees the same calls", "functions of the core")
+
+
+def _inject_polling() -> None:
+    """The same in a process whose locks wait by polling, which is decided when it starts."""
+    polling = {**os.environ, "HOLDFAST_WAIT": "poll"}
+    if subprocess.run([sys.executable, __file__, *POLLED], env=polling, check=False).returncode != 0:
+        evidence.row(TARGET, "with HOLDFAST_WAIT=poll", failed=1, note="it did not come to its end")
+
+
+def inject() -> None:
+    """See whether the traps tell the truth, and what they then tell."""
     room = tempfile.mkdtemp(prefix="holdfast-faults-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     try:
         _get_ready(room)
+        _check_table()
         with get_context("fork").Pool(os.cpu_count(), _get_trap) as pool:
-            tallies: dict[str, Tally] = {}
-            shares = []
-            for name, calls, problem in pool.imap(_count, _operations):
-                tally = tallies[name] = Tally()
-                tally.calls = len(calls)
-                if problem:
-                    tally.problems.append(f"{name}, with no fault: {problem}")
-                    tally.note(name)
-                    continue
-                cases = _cases_of(name, calls, tally)
-                parts = [(name, cases[start : start + SHARE]) for start in range(0, len(cases), SHARE)]
-                tally.left = len(parts)
-                shares += parts
-            for name, ran, missed, problems in pool.imap_unordered(_run, shares):
-                tally = tallies[name]
-                tally.left -= 1
-                tally.passed += ran - missed - len(problems)
-                tally.problems += problems
-                if missed:
-                    tally.skipped["the operation took another way this time, and did not come to the call"] += missed
-                if tally.left == 0:
-                    tally.note(name)
+            seen = _count_all(pool)
+            _check_truth(pool, seen)
+            _inject(pool, seen)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
 
 def main() -> int:
     """Run what can be run here, and end with the table."""
+    if os.environ.get("HOLDFAST_WAIT") == "poll":
+        inject()
+        return 0
     evidence.begin(TARGET)
     reason = trap.missing()
     if reason:
@@ -151,6 +227,8 @@ def main() -> int:
     else:
         trap.build()
         inject()
+        if evidence.FULL and not sys.argv[1:]:
+            _inject_polling()
     return evidence.end(TARGET)
 
 

@@ -497,9 +497,6 @@ class Replacing(Operation):
         if self._warm:
             write_text(folder / "warm", "")
             (folder / "warm").unlink()
-            from holdfast._temporary import _sweep_again
-
-            _sweep_again.clear()
 
     def write(self, folder: Path, text: str) -> None:
         with atomic_write(folder / "file", **self._settings) as file:
@@ -645,6 +642,7 @@ class Storing(Operation):
     """Change a document, and have it on the disk."""
 
     may_be_either = True  # what failed is tried again
+    has_threads = True
 
     def __init__(self, name: str, how: str, key: str = "jo", **settings: Any) -> None:
         self.name = name
@@ -655,6 +653,8 @@ class Storing(Operation):
         self.store["other"] = [1]
         self.store[self._key] = ["old"]
         self.store.flush()
+        while not is_free(folder / "store" / ".lock"):
+            pass  # the thread is just letting go of it
 
     def act(self, folder: Path, trap: Trap) -> None:
         getattr(self, self._how)()
@@ -711,7 +711,50 @@ def _soft(path: Path) -> BaseFileLock:
 
 def operations(full: bool) -> list[Operation]:
     """All of them, under the usual settings, and `full` under others, too."""
-    return _usual()
+    return [*_usual(), *(_others() if full else [])]
+
+
+def _lacking(what: str, operation: Operation) -> Operation:
+    operation.lacking = frozenset({what})
+    return operation
+
+
+def _others() -> list[Operation]:
+    return [
+        Locking("FileLock, shared", lambda path: FileLock(path, shared=True), there=True),
+        Locking("FileLock, for all threads", lambda path: FileLock(path, thread_local=False), there=True),
+        Locking("FileLock, mode", lambda path: FileLock(path, mode=0o600), there=False),
+        Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True),
+        Locking("FileLock, ofd, a new file", lambda path: FileLock(path, kind="ofd"), there=False),
+        Soft("SoftFileLock, mode", lambda path: SoftFileLock(path, mode=0o600), there=False),
+        Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False),
+        _lacking("unnamed files", Breaking("SoftFileLock of a dead owner, no unnamed files", _soft, there=True)),
+        Logging("append, metrics", metrics="faults"),
+        Logging("append, durable, metrics, an old file", durable=True, metrics="faults"),
+        Logging("append, mode", b"", mode=0o600),
+        Batch("extend, durable", durable=True),
+        Batch("extend, behind a torn line", _line(1) + _line(2)[:20]),
+        Logging("append with rotation, durable", max_bytes=120, durable=True),
+        Batch("extend with rotation", max_bytes=120),
+        Pruning("rotate, pruning by size", backups="50 B"),
+        Pruning("rotate, compressing and pruning", backups=1, compress=True),
+        Rotating("rotate, durable", durable=True),
+        Replacing("replace, the first of a process, in a block", warm=False, block=True),
+        Replacing("replace, with git's lock, not durable", lock="git", durable=False),
+        Replacing("replace, with a lock, not durable", lock=True, timeout=AT_MOST, durable=False),
+        Changing("state: save, not durable", "save", durable=False),
+        Changing("state: save, metrics", "save", metrics="faults"),
+        Changing("state: update with history, not durable", "update", history=True, durable=False),
+        Changing("state: edit, yaml", "edit", ".yaml"),
+        Changing("state: edit with history, yaml", "edit", ".yaml", history=True),
+        Changing("state: save, toml", "save", ".toml"),
+        Looking("state: load, yaml", "load", ".yaml"),
+        Looking("state: load, toml", "load", ".toml"),
+        Storing("document: assign, metrics", "assign", metrics="faults"),
+        Storing("document: delete, durable", "delete", durable=True),
+        Storing("document: delete, a long key", "delete", key="k" * 300),
+        Storing("document: read, a long key", "read", key="k" * 300),
+    ]
 
 
 def _usual() -> list[Operation]:
@@ -726,6 +769,7 @@ def _usual() -> list[Operation]:
         LockingAll("lock_all", FileLock, there=False),
         Soft("SoftFileLock", _soft, there=False),
         Breaking("SoftFileLock of a dead owner", _soft, there=True),
+        _lacking("unnamed files", Soft("SoftFileLock, no unnamed files", _soft, there=False)),
         Logging("append, a new file", b""),
         Logging("append"),
         Logging("append, the next one", first=False),
@@ -733,9 +777,11 @@ def _usual() -> list[Operation]:
         Logging("append, durable", b"", durable=True),
         Batch("extend"),
         Logging("append with rotation", max_bytes=120),
+        Logging("append with rotation by age", max_age=3600),
         Rotating("rotate"),
         Pruning("rotate, pruning", backups=1),
         Rotating("rotate, compressing", compress=True),
+        _lacking("rename flags", Rotating("rotate, no rename that keeps what is there")),
         Syncing("sync"),
         Closing("close, durable", durable=5.0),
         Consuming("read a log"),

@@ -27,16 +27,14 @@ enum { NOTHING, FAIL, CUT, DIE_BEFORE, DIE_AFTER };
 
 typedef struct {
     int32_t number;
-    int32_t thread;
     int64_t arguments[6];
     int64_t result;
-    int32_t of_core; /* made through the core's table */
-    char path[132];
+    char path[128];
 } faults_call;
 
 /* Shared by the process that is meddled with and the one that watches it, so that it outlives the first. */
 typedef struct {
-    int32_t armed, of_core;
+    int32_t armed;
     int32_t turn, how; /* what becomes of this call, counted from 1 */
     int32_t number;    /* if it is of this number: the next run may take another way */
     int32_t error;     /* with FAIL, and of what follows a CUT; 0 there for death */
@@ -44,6 +42,7 @@ typedef struct {
     int32_t times;     /* how many calls of this number fail, from here on; 0 for every later one in `others` */
     int32_t no_unnamed_files, no_rename_flags; /* a file system that lacks these */
     int32_t count, hit, left;
+    int32_t go; /* for who waits for strace */
     uint8_t others[NUMBERS];
     uint8_t trapped[NUMBERS];
     faults_call calls[MOST];
@@ -153,8 +152,6 @@ static long decide(faults_call *call) {
     int turn = __atomic_add_fetch(&area->count, 1, __ATOMIC_SEQ_CST);
     if (turn > MOST)
         return make(call, -1);
-    call->thread = (int)faults_raw(SYS_gettid, 0, 0, 0, 0, 0, 0);
-    call->of_core = area->of_core;
     if (area->turn == 0)
         note_path(call);
     area->calls[turn - 1] = *call;

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,24 +43,25 @@ UNSEEN = {
 }
 """Calls that are not meddled with, by the reason."""
 
+MARK = "/the operation"
+"""A path that is asked for whenever the calls begin to count, or do no more: for who reads strace's output."""
+
 NOTHING, FAIL, CUT, DIE_BEFORE, DIE_AFTER = range(5)
 
 
 class _Call(ctypes.Structure):
     _fields_ = (
         ("number", ctypes.c_int32),
-        ("thread", ctypes.c_int32),
         ("arguments", ctypes.c_int64 * 6),
         ("result", ctypes.c_int64),
-        ("of_core", ctypes.c_int32),
-        ("path", ctypes.c_char * 132),
+        ("path", ctypes.c_char * 128),
     )
 
 
 class _Area(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("armed", "of_core", "turn", "how", "number", "error", "size", "times")),
-        *((name, ctypes.c_int32) for name in ("no_unnamed_files", "no_rename_flags", "count", "hit", "left")),
+        *((name, ctypes.c_int32) for name in ("armed", "turn", "how", "number", "error", "size", "times")),
+        *((name, ctypes.c_int32) for name in ("no_unnamed_files", "no_rename_flags", "count", "hit", "left", "go")),
         ("others", ctypes.c_uint8 * 512),
         ("trapped", ctypes.c_uint8 * 512),
         ("calls", _Call * MOST),
@@ -74,8 +76,6 @@ class Call(NamedTuple):
     arguments: tuple[int, ...]
     result: int
     path: str
-    of_core: bool = False
-    thread: int = 0
 
     def __str__(self) -> str:
         return f"call {self.turn}, {self.name}({os.path.basename(self.path)})"
@@ -93,6 +93,7 @@ class Fault(NamedTuple):
     others: tuple[int, ...] = ()
 
 
+_WAITING = 1
 NO_FAULT = Fault(0, 0, NOTHING)
 
 
@@ -128,7 +129,7 @@ class Trap:
     def set(self, fault: Fault, lacking: frozenset[str] = frozenset()) -> None:
         """Say what is to happen, and on what kind of file system."""
         area = self._area
-        area.armed = area.of_core = area.count = area.hit = area.left = 0
+        area.armed = area.count = area.hit = area.left = area.go = 0
         area.turn, area.number, area.how, area.error, area.size, area.times = fault[:6]
         area.no_unnamed_files = "unnamed files" in lacking
         area.no_rename_flags = "rename flags" in lacking
@@ -142,32 +143,42 @@ class Trap:
         if rc != 0:
             raise OSError(-rc, f"no traps can be set: {os.strerror(-rc)}")
 
+    @property
+    def is_waited(self) -> bool:
+        """Whether the other process has come to its wait()."""
+        return bool(self._area.go == _WAITING)
+
+    def let_go(self) -> None:
+        """End the other process's wait()."""
+        self._area.go = 0
+
+    def wait(self) -> None:
+        """Wait for that, without calls that anybody counts."""
+        self._area.go = _WAITING
+        while self._area.go == _WAITING:
+            time.sleep(0.001)
+
     @contextmanager
     def armed(self) -> Iterator[None]:
         """Count the calls, and meddle with them, in a with block."""
+        os.access(MARK, os.F_OK)
         self._area.armed = 1
         try:
             yield
         finally:
             self._area.armed = 0
+            os.access(MARK, os.F_OK)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the calls alone in a with block."""
-        self._area.armed, before = 0, self._area.armed
+        self._area.armed = 0
+        os.access(MARK, os.F_OK)
         try:
             yield
         finally:
-            self._area.armed = before
-
-    @contextmanager
-    def in_core(self) -> Iterator[None]:
-        """Mark the calls of a with block as those of the core's table."""
-        self._area.of_core += 1
-        try:
-            yield
-        finally:
-            self._area.of_core -= 1
+            os.access(MARK, os.F_OK)
+            self._area.armed = 1
 
     @property
     def hit(self) -> bool:
@@ -178,15 +189,7 @@ class Trap:
         """The calls that were counted."""
         if self._area.count > MOST:
             raise RuntimeError(f"the operation made {self._area.count} calls, more than are kept")
+        seen = enumerate(self._area.calls[: self._area.count], 1)
         return [
-            Call(
-                turn,
-                NAMES[one.number],
-                tuple(one.arguments),
-                one.result,
-                os.fsdecode(one.path),
-                bool(one.of_core),
-                one.thread,
-            )
-            for turn, one in enumerate(self._area.calls[: self._area.count], 1)
+            Call(turn, NAMES[one.number], tuple(one.arguments), one.result, os.fsdecode(one.path)) for turn, one in seen
         ]

@@ -258,7 +258,7 @@ def rotated_files_can_be_compressed(scene: Scene) -> None:
     assert sum(name.endswith(".gz") for name in os.listdir(scene.here)) == 3
 
 
-@behaviour("flock", "names", "inodes")
+@behaviour("flock", "names")
 def a_reader_that_follows_gets_every_record_once(scene: Scene) -> None:
     path = scene.path("log.jsonl")
 

@@ -15,9 +15,9 @@ class Place:
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
     only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
-    "replacing" (a file that is replaced is never missing), "inodes" (a file keeps its number under another name).
-    `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of `not_so` must turn
-    out not to be so, those of `perhaps` may, and its advice must have all of `says`.
+    "replacing" (a file that is replaced is never missing). `apart` are the locks that do not exclude whoever comes
+    another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, and its
+    advice must have all of `says`.
     """
 
     kind: str
@@ -57,9 +57,10 @@ _NO_OFD = replace(
 _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
 _NO_TMPFILE = frozenset({"unnamed files"})
-_NFS4 = Place("nfs4", not_so=_NO_TMPFILE)
-_NFS3 = Place("nfs", not_so=_NO_TMPFILE)
-_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE)
+_NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
+_NFS3 = replace(_NFS4, kind="nfs")
+_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE, says=("but not programs on the server itself",))
+_ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
 
 PLACES = {
     "ext4": Place("ext4", says=(_WELL,)),
@@ -79,7 +80,7 @@ PLACES = {
     ),
     "sshfs": Place(
         "fuse.sshfs",
-        lacks=frozenset({"replacing", "inodes"}),
+        lacks=frozenset({"replacing"}),
         apart=KERNEL,
         not_so=_FUSE,
         perhaps=frozenset({"replacing files"}),
@@ -90,10 +91,14 @@ PLACES = {
     "nfs4.2 and its server": replace(_NFS4, apart=frozenset({"flock"})),
     "nfs3": _NFS3,
     "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
-    "nfs3 nolock": replace(_NFS3, apart=KERNEL),
+    "nfs3 nolock": replace(_NFS3, apart=KERNEL, says=_ONE_MACHINE),
     "cifs": _CIFS,
-    "cifs nobrl": _CIFS,
-    "vfat": Place("vfat", lacks=frozenset({"permissions"}), not_so=_NO_TMPFILE | {"hard links"}),
+    "cifs nobrl": replace(_CIFS, says=_ONE_MACHINE),
+    "vfat": Place(
+        "vfat",
+        lacks=frozenset({"permissions"}),
+        not_so=_NO_TMPFILE | {"hard links", "upper and lower case"},
+    ),
     # The file system of faulty.c, which keeps its locks in another one, by how it is told to behave. CIFS says EACCES.
     "faulty": _FAULTY,
     "busy=EACCES short=1 delay=1": replace(_FAULTY, perhaps=_FAULTY.perhaps | {"appending without locks"}),

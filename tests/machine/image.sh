@@ -17,12 +17,13 @@ if [[ -e $folder/system.img ]]; then
     exit
 fi
 work=$folder/work.$$
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf --one-file-system "$work"' EXIT
 mkdir -p "$work"
 
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort -u | head -n 1)
 echo "making Debian $release; this takes some minutes, once"
-debootstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" $release "$work/root" "$mirror" >"$work/log" ||
+# With mounts of its own: none of them may be there when the folder is removed.
+unshare --mount debootstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" $release "$work/root" "$mirror" >"$work/log" ||
     { tail -n 20 "$work/log"; exit 1; }
 # The first process: whatever ends, it collects, and then the machine is switched off.
 cat >"$work/root/start" <<'START'

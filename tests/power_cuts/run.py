@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import disk
 import workload
@@ -23,6 +25,7 @@ TARGET = "test-power-cuts"
 RECORDINGS = 5 if evidence.FULL else 1  # of each workload: threads and processes take other turns each time
 SAMPLES = 1500 if evidence.FULL else 600  # of the states of a recording, besides the extremes
 SEED = int(os.environ.get("HOLDFAST_SEED", random.randrange(10**6)))
+PATIENCE = 120  # seconds that a check may take
 BROKEN = evidence.ROOT / "build/power-cuts"  # where states are kept that break a promise
 
 
@@ -38,7 +41,16 @@ _check: Callable[[int], str]
 
 
 def _call(number: int) -> str:
-    return _check(number)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(PATIENCE)
+    try:
+        return _check(number)
+    finally:
+        signal.alarm(0)
+
+
+def _too_long(*_: object) -> NoReturn:
+    raise TimeoutError(f"a check did not end within {PATIENCE} seconds")
 
 
 def keep(name: str, recording: disk.Recording, case: Case) -> Path:
@@ -54,7 +66,7 @@ def keep(name: str, recording: disk.Recording, case: Case) -> Path:
 
 def cut_power(name: str, recorder: Path, folder: str) -> None:
     """Check all states, and note how many there were."""
-    passed = failed = moments = 0
+    passed = failed = moments = promises = 0
     for number in range(RECORDINGS):
         recording = disk.record(name, recorder)
         cases = cases_of(recording, SAMPLES, random.Random(f"{SEED} {name} {number}"))
@@ -65,7 +77,8 @@ def cut_power(name: str, recorder: Path, folder: str) -> None:
             failed += bool(text)
             passed += not text
         moments += len(recording.cuts())
-    note = f"states of {moments} moments, {len(recording.said)} promises"
+        promises += len(recording.said)
+    note = f"states of {moments:,} moments, {promises} promises"
     evidence.row(TARGET, name, passed=passed, failed=failed, note=note)
 
 
@@ -111,12 +124,11 @@ def control(name: str, recorder: Path, folder: str) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     evidence.begin(TARGET)
     print(f"HOLDFAST_SEED={SEED}")
-    # In memory where that is possible: the checks sync what they write, and no disk has to wait for that.
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     chosen = sys.argv[1:] or list(workload.WORKLOADS)
-    with tempfile.TemporaryDirectory(dir=base, prefix="power-cuts-") as folder:
+    with tempfile.TemporaryDirectory(dir=disk.MEMORY, prefix="power-cuts-") as folder:
         recorder = disk.build(Path(folder))
         for name in chosen:
             try:

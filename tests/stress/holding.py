@@ -229,7 +229,7 @@ class Deaths(Scenario):
             killed[name] += 1
         return killed
 
-    def killalone(self, path: str, hold: Hold) -> None:
+    def kill_alone(self, path: str, hold: Hold) -> None:
         got = cells(1)
         holder = _holder(path, hold, got)
         until(lambda: got[0], holder)
