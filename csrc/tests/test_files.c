@@ -432,6 +432,26 @@ static void a_file_pending_deletion_is_busy(int variant) {
     CHECK_IS(try_path(path, 0), 0);
 }
 
+static HANDLE WINAPI pending_CreateFileW(const WCHAR *path, DWORD access, DWORD share, SECURITY_ATTRIBUTES *security,
+                                         DWORD how, DWORD flags, HANDLE model) {
+    (void)path, (void)access, (void)share, (void)security, (void)how, (void)flags, (void)model;
+    SetLastError(ERROR_ACCESS_DENIED);
+    return INVALID_HANDLE_VALUE;
+}
+
+static LONG WINAPI pending_status(void) {
+    return (LONG)0xc0000056; /* STATUS_DELETE_PENDING */
+}
+
+static void a_file_pending_deletion_is_missing_to_readers(int variant) {
+    (void)variant;
+    int64_t file;
+    hf_sys_set("CreateFileW", (void *)pending_CreateFileW);
+    CHECK_IS(hf_open_to_read(test_path("log"), &file), -EACCES);
+    hf_sys_set("RtlGetLastNtStatus", (void *)pending_status);
+    CHECK_IS(hf_open_to_read(test_path("log"), &file), -ENOENT);
+}
+
 static void a_replaced_file_is_open_to_all(int variant) {
     (void)variant;
     const char *path = test_path("settings"), *scratch = test_path("scratch");
@@ -595,6 +615,7 @@ const check_test files_tests[] = {
     {"an open lock file can be neither removed nor renamed", an_open_file_stays, 0},
     {"a file that somebody has open to move it counts as busy", a_file_being_moved_is_busy, 0},
     {"a file that is pending deletion counts as busy", a_file_pending_deletion_is_busy, 0},
+    {"a file that is pending deletion is missing to readers", a_file_pending_deletion_is_missing_to_readers, 0},
     {"a file that was just replaced can be opened like any other", a_replaced_file_is_open_to_all, 0},
     {"a read-only file can be locked", locks_a_read_only_file, 0},
     {"a reserved name is refused", refuses_a_device, 0},

@@ -15,7 +15,7 @@ int hf_open_to_read(const char *path, int64_t *opened) {
         return rc;
     HANDLE file = hf__sys.CreateFileW(wide.text, GENERIC_READ, HF__SHARE_ALL, NULL, OPEN_EXISTING, 0, NULL);
     if (file == INVALID_HANDLE_VALUE)
-        return hf__open_error(wide.text);
+        return hf__was_removed() ? -ENOENT : hf__open_error(wide.text);
     hf__identity identity;
     rc = hf__file_examine(file, &identity);
     if (rc == 0)

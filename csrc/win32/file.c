@@ -20,11 +20,17 @@
 
 #define NAME_SURROGATE 0x20000000u /* the bit of a reparse tag that says: this stands for another file */
 
+bool hf__was_removed(void) {
+    DWORD error = GetLastError();
+    return error == ERROR_DELETE_PENDING ||
+           (error == ERROR_ACCESS_DENIED && hf__sys.RtlGetLastNtStatus() == DELETE_PENDING);
+}
+
 int hf__open_error(const WCHAR *path) {
     DWORD error = GetLastError();
+    if (hf__was_removed())
+        return HF_BUSY; /* the name is free when those who have it open close it */
     if (error == ERROR_ACCESS_DENIED) {
-        if (hf__sys.RtlGetLastNtStatus() == DELETE_PENDING)
-            return HF_BUSY; /* removed, but somebody still has it open: the name is free when they close it */
         DWORD attributes = hf__sys.GetFileAttributesW(path);
         if (attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY))
             return attributes & FILE_ATTRIBUTE_REPARSE_POINT ? HF_SYMLINK : HF_NOT_A_FILE;

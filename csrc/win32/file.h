@@ -5,6 +5,9 @@
 
 #define HF__SHARE_ALL (FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
 
+/* Whether GetLastError() says that a file cannot be opened because it was removed, though somebody still has it open. */
+bool hf__was_removed(void);
+
 /* What GetLastError() says of an attempt to open `path` or to give it to a file, in our words. */
 int hf__open_error(const WCHAR *path);
 
