@@ -68,7 +68,9 @@ SCRIPT
     chmod +x root/bin/python3.14t
 }
 
+# Minutes of compiling: only the full form does it, and then the short form has it, too.
 musl() {
+    [[ ${HOLDFAST_FULL:-0} == 1 ]] || { echo "the full form builds CPython with it" >&2 && exit 1; }
     local version=3.13.5 checksum=93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640
     local archive=python3.13_$version.orig.tar.xz
     curl --silent --show-error --fail --location --remote-name "$(mirror)/pool/main/p/python3.13/$archive"
