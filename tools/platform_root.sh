@@ -53,6 +53,7 @@ free_threaded() {
     rm -rf "$library/lib-dynload"
     mkdir "$library/lib-dynload"
     cp unpacked/deploy_libs/*.cpython-314t-*.so unpacked/deploy_libs/lib*.so.* "$library/lib-dynload"
+    rm "$library"/lib-dynload/{_ssl,_hashlib}.* # they want a newer OpenSSL than Debian's stable one
     cp unpacked/deploy_libs/_sysconfigdata_*.py "$library"
     install unpacked/panda3d_tools/deploy-stub root/bin/python3.14t.bin
     cp -r "$headers" include
