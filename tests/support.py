@@ -145,6 +145,15 @@ async def started(*coroutines: Coroutine[Any, Any, R]) -> list[Task[R]]:
     return tasks
 
 
+def fork() -> int:
+    """Fork this process, although it may have threads: the child does a little and ends, or is killed."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as an error, it would run all other tests in the child
+        return os.fork()
+
+
 def eventually(condition: Callable[[], object]) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + PATIENCE

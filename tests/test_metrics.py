@@ -25,7 +25,7 @@ from holdfast import (
 )
 from holdfast.aio import AsyncJsonlFile
 from holdfast.metrics import Durations, PrometheusCollector, instrument
-from support import Child, held_elsewhere, held_here, log_held_here
+from support import Child, fork, held_elsewhere, held_here, log_held_here
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_forked_processes_count_exactly_together_also_one_that_was_killed(tmp_pa
     log = JsonlFile(tmp_path / "events.jsonl", metrics=name)
     pids = []
     for worker in range(8):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 for n in range(100):
@@ -215,7 +215,7 @@ def test_what_a_dead_process_had_still_to_write_is_pending_no_more(tmp_path, nam
     store = DocumentStore(tmp_path / "store", debounce=1000, metrics=name)
     store["mine"] = 1
     read, write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         store["theirs"] = 2
         os.write(write, b".")
@@ -340,7 +340,7 @@ def test_one_worker_answers_prometheus_for_all(path, name):
     prometheus_client = pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
     lock = FileLock(path, metrics=name)
     for _ in range(3):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             with lock:
                 os._exit(0)

@@ -53,6 +53,7 @@ free_threaded() {
     rm -rf "$library/lib-dynload"
     mkdir "$library/lib-dynload"
     cp unpacked/deploy_libs/*.cpython-314t-*.so unpacked/deploy_libs/lib*.so.* "$library/lib-dynload"
+    rm "$library"/lib-dynload/{_ssl,_hashlib}.* # they want a newer OpenSSL than Debian's stable one
     cp unpacked/deploy_libs/_sysconfigdata_*.py "$library"
     install unpacked/panda3d_tools/deploy-stub root/bin/python3.14t.bin
     cp -r "$headers" include
@@ -68,7 +69,9 @@ SCRIPT
     chmod +x root/bin/python3.14t
 }
 
+# Minutes of compiling: only the full form does it, and then the short form has it, too.
 musl() {
+    [[ ${HOLDFAST_FULL:-0} == 1 ]] || { echo "the full form builds CPython with it" >&2 && exit 1; }
     local version=3.13.5 checksum=93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640
     local archive=python3.13_$version.orig.tar.xz
     curl --silent --show-error --fail --location --remote-name "$(mirror)/pool/main/p/python3.13/$archive"
