@@ -62,6 +62,8 @@ class Operation:
     """Whether an error leaves open if it has happened, as the documentation says."""
 
     has_threads = False
+    looks_around = False
+    """Whether its calls depend on what other processes there are."""
     stage = ""
     cleaning_up_fails = False
     """Whether what goes wrong may strike the removal of a temporary file."""

@@ -136,6 +136,8 @@ class LockingAll(Locking):
 class Waiting(Locking):
     """Wait for a lock that another process holds, in vain."""
 
+    looks_around = True
+
     def prepare(self, folder: Path) -> None:
         self.holder = FileLock(self.path(folder))
         self.holder.acquire()

@@ -36,7 +36,9 @@ NAMES = {number: name for name, number in NUMBERS.items()}
 
 UNSEEN = {
     "memory": "mmap munmap mprotect madvise brk mremap mincore",
-    "threads and waiting for them": "futex clone clone3 exit set_robust_list rseq sched_yield sched_getaffinity gettid",
+    "threads and waiting for them": (
+        "futex restart_syscall clone clone3 exit set_robust_list rseq sched_yield sched_getaffinity gettid"
+    ),
     "signals: they fail only when the program is wrong": "rt_sigaction rt_sigprocmask rt_sigreturn",
     "cannot fail": "getpid getuid geteuid getgid getegid",
     "clocks: the kernel's page answers, without a call": "clock_gettime gettimeofday",

@@ -171,6 +171,11 @@ class Traced(Case):
         raise Broken("strace has not seen the call")
 
 
+def can_be_traced(operation: Operation) -> bool:
+    """Whether an operation makes the same calls under strace, if it is the same."""
+    return not operation.lacking and not operation.looks_around
+
+
 _LET_ALONE = {name: reason for reason, names in trap.UNSEEN.items() for name in names.split()}
 
 
@@ -207,7 +212,7 @@ def _plain(case: Case) -> str:
 
 def samples(operation: Operation, faults: list[tuple[Fault, Call]], number: int, seed: str) -> list[tuple[Fault, Call]]:
     """Some of the faults that strace can make, too."""
-    if operation.has_threads or operation.lacking:
+    if operation.has_threads or not can_be_traced(operation):
         return []
     able = [
         (fault, call)
