@@ -37,8 +37,8 @@ def check(lock: str, wait: str, tickets: str) -> None:
 
 def check_from_outside(at_work: str, tickets: str) -> None:
     """Note a row about those who are at work under a lock of their own, which others take from outside."""
-    name, job = work.AT_WORK[at_work]
-    sections = CROWD.threads * CROWD.sections
+    name, job, _ = work.AT_WORK[at_work]
+    sections = CROWD.sections
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
         noted = history.History(f"{folder}/history", tickets, WATCHERS, sections)
         Path(folder, "files").mkdir()
@@ -46,7 +46,7 @@ def check_from_outside(at_work: str, tickets: str) -> None:
         with processes() as busy, processes() as watchers:
             busy += [start(lambda: job(lock_file, noted)) for _ in range(CROWD.processes)]
             for place in range(WATCHERS):
-                watchers.append(start(lambda: work.watch(noted, lock_file, place, sections)))  # noqa: B023 - forked at once
+                watchers.append(start(lambda: work.watch(noted, at_work, lock_file, place, sections)))  # noqa: B023 - forked at once
             wrong = finish(watchers)
             noted.end()
             wrong += finish(busy)

@@ -16,7 +16,7 @@ from contextlib import (
     nullcontext,
 )
 from importlib import import_module
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from history import History
 
@@ -258,9 +258,14 @@ async def _work_in_tasks(history: History, lock: str, wait: str, path: str, plac
 
 
 def append(lock_file: str, history: History) -> None:
-    log = JsonlFile(lock_file, timeout=-1, max_bytes=20_000)
+    log = JsonlFile(lock_file, timeout=-1, max_bytes=20_000, backups=3)
     while not history.over:
         log.append({"pid": os.getpid()})
+
+
+def _which_and_how_long(lock_file: str) -> int:
+    status = os.stat(lock_file)
+    return hash((status.st_ino, status.st_size)) % 2**64
 
 
 def assign(lock_file: str, history: History) -> None:
@@ -270,23 +275,31 @@ def assign(lock_file: str, history: History) -> None:
             store.flush()
 
 
-def _names_and_sizes(folder: str) -> int:
-    found = [(entry.name, entry.inode(), entry.stat().st_size) for entry in os.scandir(folder)]
+def _documents_beside(lock_file: str) -> int:
+    found = [(entry.name, entry.inode()) for entry in os.scandir(os.path.dirname(lock_file))]
     return hash(tuple(sorted(each for each in found if each[0][0] != "."))) % 2**64
 
 
-def watch(history: History, lock_file: str, place: int, sections: int) -> None:
-    """Note what is beside the lock file at the beginning and at the end of sections."""
-    lock, folder = FileLock(lock_file), os.path.dirname(lock_file)
+def watch(history: History, at_work: str, lock_file: str, place: int, sections: int) -> None:
+    """Note what is there at the beginning and at the end of sections."""
+    lock, look = FileLock(lock_file), AT_WORK[at_work].look
     for number in range(sections):
         history.ask(place, number)
         with lock:
-            for _ in history.watch(place, number, lambda: _names_and_sizes(folder)):
+            for _ in history.watch(place, number, lambda: look(lock_file)):
                 _rest()
         history.leave(place, number)
 
 
-AT_WORK: dict[str, tuple[str, Callable[[str, History], None]]] = {
-    "JsonlFile": ("events.jsonl", append),
-    "DocumentStore": (".lock", assign),
+class AtWork(NamedTuple):
+    """Who is at work under which lock, and what nobody else may change while it is held from outside."""
+
+    lock_file: str
+    job: Callable[[str, History], None]
+    look: Callable[[str], int]
+
+
+AT_WORK = {
+    "JsonlFile": AtWork("events.jsonl", append, _which_and_how_long),
+    "DocumentStore": AtWork(".lock", assign, _documents_beside),
 }

@@ -33,15 +33,20 @@ def check_all(name: str, recording: disk.Recording, cases: list[Case], folder: s
     """What is wrong with each case, found by a few processes, which inherit the cases."""
     global _check
     _check = lambda number: check(name, recording, cases[number], folder)  # noqa: E731
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), _begin) as pool:
         yield from pool.imap(_call, range(len(cases)), chunksize=4)
 
 
 _check: Callable[[int], str]
 
 
-def _call(number: int) -> str:
+def _begin() -> None:
+    """Prepare a process: it ends at once when the pool does, and no check lasts for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, _too_long)
+
+
+def _call(number: int) -> str:
     signal.alarm(PATIENCE)
     try:
         return _check(number)
