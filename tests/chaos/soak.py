@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import random
 import resource
@@ -167,6 +168,7 @@ class Soak:
         samples = self.samples[process]
         if place >= SAMPLES or samples[0][place]:
             return
+        gc.collect()  # loops that have ended are garbage in circles, and keep what they had open
         names = [name for _, _, names in os.walk(self.folder) for name in names if not name.startswith("events.0")]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         values = (
