@@ -311,7 +311,8 @@ def atomic_write(
     The file is written beside `path` under a name of its own. An exception in the block, a full disk, or the death of
     the process leave the old file as it was; what a dead process left is removed by the next writer. The new file gets
     the permissions of the old one, its owner, extended attributes and access control list where that is allowed. A link
-    is followed, unless it leads nowhere: `dangling=True` creates what it names.
+    is followed, unless it leads nowhere: `dangling=True` creates what it names. One that somebody else put into a
+    sticky directory for all, such as /tmp, is an error.
 
     `durable=True` has the file on the disk first, so that a power cut leaves the old one or the new one. With
     `overwrite=False` a file that exists is a FileExistsError, also one that came to exist meanwhile. `lock=True` holds

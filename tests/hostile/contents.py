@@ -50,7 +50,7 @@ NO_OWNERS = {
     "no UTF-8": b"99\n\xff\xfe\n5\n",
     "no host": b"99\n\n5\n",
     "long host": b"99\n" + b"h" * 254 + b"\n5\n",
-    "CRLF": b"99\r\n%b\r\n5\r\n" % HOST,
+    "CR": b"99\r%b\r5\r\n" % HOST,
     "one line": b"99\n",
     "four lines": b"99\n%b\n5\n6\n" % HOST,
     "strange start": b"99\n%b\nsoon\n" % HOST,

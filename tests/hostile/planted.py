@@ -367,7 +367,6 @@ def test_what_is_in_the_way_leads_nowhere(tmp_path, mode, work, name, plant):
     if mode == 0o777 and plant in (plant_link, plant_dangling_link) and name == "a.json" and work is not document:
         pytest.skip("a link at the path of a state or file is followed: whoever may replace it there may do so anyway")
     plant(path, outside)
-    outside.before = outside.look()
     os.chown(path, ATTACKER if plant is not plant_hard_link else VICTIM, -1, follow_symlinks=False)
     outside.before = outside.look()
     as_victim(lambda: work(folder), note)
