@@ -240,7 +240,7 @@ def lines_of_several_processes_are_there_whole_once_and_in_order(scene: Scene) -
     assert JsonlFile(path).verify().ok
 
 
-@behaviour("flock", "names")
+@behaviour("flock", "names", "advisory")
 def rotation_by_several_writers_loses_nothing(scene: Scene) -> None:
     path = scene.path("log.jsonl")
     append_together([path] * WRITERS, 100, max_bytes=40_000)
@@ -258,7 +258,7 @@ def rotated_files_can_be_compressed(scene: Scene) -> None:
     assert sum(name.endswith(".gz") for name in os.listdir(scene.here)) == 3
 
 
-@behaviour("flock", "names")
+@behaviour("flock", "names", "advisory")
 def a_reader_that_follows_gets_every_record_once(scene: Scene) -> None:
     path = scene.path("log.jsonl")
 
@@ -275,13 +275,13 @@ def a_reader_that_follows_gets_every_record_once(scene: Scene) -> None:
         assert reader.result() == sorted([*range(100), *range(100)])
 
 
-@behaviour("flock", "names")
+@behaviour("flock", "names", "advisory")
 def killed_writers_lose_no_record_that_was_acknowledged(scene: Scene) -> None:
     acknowledged, _ = kills.kill_writers(scene.path("log.jsonl"), 12, max_bytes=200_000)
     kills.check(scene.path("log.jsonl"), acknowledged)
 
 
-@behaviour("flock")
+@behaviour("flock", "advisory")
 def a_torn_line_is_ended_and_repaired(scene: Scene) -> None:
     path = Path(scene.path("log.jsonl"))
     log = JsonlFile(path)

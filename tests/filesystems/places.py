@@ -15,7 +15,8 @@ class Place:
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
     only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
-    "replacing" (a file that is replaced is never missing). `apart` are the locks that do not exclude whoever comes
+    "replacing" (a file that is replaced is never missing), "advisory" (a lock
+    keeps out nobody who does not ask for it). `apart` are the locks that do not exclude whoever comes
     another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, and its
     advice must have all of `says`.
     """
@@ -59,7 +60,14 @@ _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.
 _NO_TMPFILE = frozenset({"unnamed files"})
 _NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
 _NFS3 = replace(_NFS4, kind="nfs")
-_CIFS = Place("cifs", apart=KERNEL, not_so=_NO_TMPFILE, says=("but not programs on the server itself",))
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server.
+_CIFS = Place(
+    "cifs",
+    lacks=frozenset({"advisory", "permissions"}),
+    apart=KERNEL,
+    not_so=_NO_TMPFILE,
+    says=("but not programs on the server itself",),
+)
 _ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
 
 PLACES = {
@@ -93,7 +101,7 @@ PLACES = {
     "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
     "nfs3 nolock": replace(_NFS3, apart=KERNEL, says=_ONE_MACHINE),
     "cifs": _CIFS,
-    "cifs nobrl": replace(_CIFS, says=_ONE_MACHINE),
+    "cifs nobrl": replace(_CIFS, lacks=frozenset({"permissions"}), says=_ONE_MACHINE),
     "vfat": Place(
         "vfat",
         lacks=frozenset({"permissions"}),

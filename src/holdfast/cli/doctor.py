@@ -137,7 +137,10 @@ _REACH = {
         'on the server itself; FileLock(kind="ofd") does. Let all who append here use JsonlFile, whose lock keeps',
         "lines whole.",
     ],
-    "cifs": ["Locks reach other machines that mount it over SMB, but not programs on the server itself."],
+    "cifs": [
+        "Locks reach other machines that mount it over SMB, but not programs on the server itself. They hold back",
+        "readers, too: who reads a log while another appends, or repairs it, may get a PermissionError.",
+    ],
     "fuse": [
         "A program makes this file system (FUSE), and locks reach as far as it carries them; with bindfs only to this",
         "mount. If others reach the same files in other ways, take it that they get the same lock.",
