@@ -25,7 +25,7 @@ import evidence
 import holdfast
 
 TARGET = "test-kills"
-ROUND = 300  # kills, after which everything is checked and begun anew
+ROUND = 100  # kills, after which everything is checked and begun anew
 
 SCENARIOS: list[tuple[str, type[Scenario], int]] = [  # of a thousand kills
     ("log", Logs, 60),
