@@ -11,10 +11,8 @@ work=build/windows
 # Every start of an interpreter takes a second under Wine. So the short form leaves out the files whose tests mostly start
 # programs, or say the same on every system; and on all versions but the first it runs only the heart of it: processes
 # that share a lock or a log, some of which are killed, and files that are replaced.
-core=(tests/test_{exclusion,rwlock,jsonl,jsonl_reading,jsonl_many,segments,atomic,state,aio_locks,aio_jsonl,aio_state}.py)
-small=(tests/test_{exclusion,jsonl,atomic}.py)
-versions=(3.14 3.11 3.14t)
-limit=1400 # seconds, for what hangs
+core=(tests/test_{rwlock,lock_all,waiting,jsonl_many,jsonl_reading,segments}.py)
+small=(tests/test_{lock_all,segments}.py)
 
 if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
     core=(tests) small=(tests)
