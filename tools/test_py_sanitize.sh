@@ -61,7 +61,7 @@ require() { # NAME SYMBOL PRELOADED
     local module
     module=$(env PYTHONPATH="$out/$1/package" LD_PRELOAD="$3" ASAN_OPTIONS=detect_leaks=0 setarch -R "$bin/python" -c \
         'import holdfast._native as module; print(module.__file__)')
-    [[ $module == "$out/$1/package"/* ]] && nm -D "$module" | grep -q "U $2"
+    [[ $module == "$out/$1/package"/* ]] && [[ $(nm -D "$module") == *"U $2"* ]]
 }
 
 under_valgrind() {
