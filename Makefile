@@ -78,7 +78,7 @@ test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on 
 
 test-exclusion: $(VENV)/.installed $(VENV)/.group-test ## check histories of every lock for two that were inside together
 	bash tools/need.sh cc=build-essential
-	PYTHONPATH=tools $(BIN)/python tests/exclusion/run.py
+	PYTHONPATH=tools $(BIN)/python tests/histories/run.py
 
 test-power-cuts: $(VENV)/.installed ## check what disks may hold after power cuts
 	bash tools/need.sh cc=build-essential

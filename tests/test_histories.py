@@ -13,7 +13,7 @@ import pytest
 
 from conftest import linux_only
 
-sys.path.append(str(Path(__file__).resolve().parent / "exclusion"))
+sys.path.append(str(Path(__file__).resolve().parent / "histories"))
 import history
 from crowd import Crowd, contend
 from history import Section
