@@ -75,6 +75,7 @@ def recorded(disk: Path, log: Path) -> Iterator[str]:
     loops = [subprocess.check_output(["losetup", "-f", "--show", path], text=True).strip() for path in (disk, log)]
     try:
         do(f"dmsetup create recorded --table '0 {sectors(loops[0])} log-writes {loops[0]} {loops[1]}'")
+        do("dmsetup mknodes recorded")  # there is no udev
         try:
             yield "/dev/mapper/recorded"
         finally:

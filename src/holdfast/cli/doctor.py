@@ -131,6 +131,10 @@ _LOCAL_ONLY = [
     "Locks do not leave this machine, because of the option {option} of its mount: other machines get the same lock.",
     "If more than one machine writes here, mount it without that.",
 ]
+_UNSHARED = [
+    "This mount shares no cache with others of this machine (nosharecache): what is appended here and through",
+    "another one can be lost, whatever lock is held. Mount it once, or without that.",
+]
 _REACH = {
     "nfs": [
         "Locks reach other machines that mount it over NFS with locks. FileLock does not keep out programs that run",
@@ -164,6 +168,8 @@ _REACH = {
 def _about_reach(system: FileSystem) -> list[str]:
     """Which other machines the locks reach, which cannot be tried out from one."""
     kind = _kind(system)
+    if kind == "nfs" and "nosharecache" in system.options:
+        return [*_REACH[kind], *_UNSHARED]
     for option in system.options:
         if kind in ("nfs", "cifs") and option in ("nolock", "local_lock=all", "local_lock=flock", "nobrl"):
             return [line.format(option=option) for line in _LOCAL_ONLY]
