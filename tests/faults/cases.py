@@ -67,6 +67,8 @@ class Operation:
     stage = ""
     cleaning_up_fails = False
     """Whether what goes wrong may strike the removal of a temporary file."""
+    disk_is_gone = False
+    """Whether from some call on every one fails, also those that would take back what was done."""
 
     def prepare(self, folder: Path) -> None:
         """Make the files it is done to."""
@@ -151,6 +153,7 @@ class Case:
         self.hit = False
         self._operation, self._fault, self._trap = operation, fault, trap
         operation.cleaning_up_fails = call is not None and _strikes_the_cleaning_up(fault, call)
+        operation.disk_is_gone = fault.how == FAIL and fault.times == 0
         folder = Path(tempfile.mkdtemp(dir=room))
         try:
             operation.prepare(folder)

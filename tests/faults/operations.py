@@ -184,10 +184,12 @@ class Soft(Locking):
         elif ending.how == "raised" and ending.stage == "releasing":
             expect(there, "it is still held, and its file has gone")
         elif ending.how == "raised" and not self._there:
-            expect(not there, "it was not acquired, and there is a file")
+            expect(not there or self.disk_is_gone, "it was not acquired, and there is a file")
         return "new" if ending.how == "done" else "old"
 
     def again(self, folder: Path, ending: Ending) -> None:
+        if self.disk_is_gone and not self.lock.is_locked:
+            self.path(folder).unlink(missing_ok=True)  # nobody could, while the disk took no more
         expect(self.lock.is_locked == (ending.stage == "releasing"), "it does not know whether it is held")
         self.lock.release()
         expect(self._there or not self.path(folder).exists(), "released at last, and its file is there")
