@@ -38,4 +38,14 @@
 #define _POSIX_THREADS 1
 #endif
 
+/* What Microsoft's compiler knows by itself, and CPython's headers ask for register 18 alone: it is the thread's. */
+#if defined(_WIN32) && defined(__aarch64__) && defined(Py_GIL_DISABLED)
+static inline unsigned long long __getReg(int number) {
+    unsigned long long value;
+    (void)number;
+    __asm__("mov %0, x18" : "=r"(value));
+    return value;
+}
+#endif
+
 #endif

@@ -13,6 +13,8 @@ work=build/windows
 # that share a lock or a log, some of which are killed, and files that are replaced.
 core=(tests/test_{rwlock,lock_all,waiting,jsonl_many,jsonl_reading,segments}.py)
 small=(tests/test_{lock_all,segments}.py)
+versions=(3.14 3.11 3.14t)
+limit=1400 # seconds, for what hangs
 
 if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
     core=(tests) small=(tests)
