@@ -244,6 +244,14 @@ def test_a_page_of_the_site_is_in_its_navigation(page):
     assert f": {page.relative_to(DOCS).as_posix()}\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
+def test_the_page_of_evidence_has_the_tables_of_the_runs_that_were_kept():
+    sys.path.append(str(ROOT / "tools"))
+    import evidence
+
+    text = (DOCS / "evidence.md").read_text("utf-8")
+    assert evidence.page(text) == text
+
+
 def documented():
     pages = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
     return re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
