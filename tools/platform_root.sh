@@ -32,11 +32,11 @@ mirror() {
 }
 
 bookworm() { # ARCHITECTURE
-    debian bookworm "$1" python3 libc-bin
+    debian bookworm "$1" python3 libc-bin coreutils dash mount util-linux
 }
 
 sid() {
-    debian sid amd64 python3.13 python3.14 python3.15 pypy3 pypy3-dev gcc libc6-dev libc-bin dash coreutils
+    debian sid amd64 python3.13 python3.14 python3.15 pypy3 pypy3-dev gcc libc6-dev libc-bin dash coreutils mount util-linux
 }
 
 # Of all that is on the package index, only a framework for games has this interpreter: linked into the program that
