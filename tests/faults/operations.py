@@ -687,14 +687,14 @@ class Storing(Operation):
         return "new" if content == values[1] else "old"
 
     def again(self, folder: Path, ending: Ending) -> None:
-        while True:  # each time an error is told that came before this
+        while True:  # each time an error is told that came before this, perhaps only as the thread let go of the lock
             try:
+                self.store.flush()
+                self.store[self._key] = ["next"]
                 self.store.flush()
                 break
             except OSError:
                 pass
-        self.store[self._key] = ["next"]
-        self.store.flush()
         expect(DocumentStore(folder / "store")[self._key] == ["next"], "the next document is not there")
         self.store.close()
 
