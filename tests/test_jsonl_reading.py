@@ -296,7 +296,8 @@ def test_a_file_that_gets_another_inode_with_its_new_name_is_not_read_again(log:
     found = records(log)
     assert numbers(islice(found, 2)) == [0, 1]
     segment = rotate(log)
-    shutil.copy2(segment, f"{segment}.copy")
+    shutil.copyfile(segment, f"{segment}.copy")  # copy2() would crash Wine
+    shutil.copystat(segment, f"{segment}.copy")
     os.replace(f"{segment}.copy", segment)
     append(log, 2)
     assert numbers(found) == [2]
