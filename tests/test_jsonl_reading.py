@@ -291,13 +291,13 @@ def test_a_rotation_in_the_middle_of_reading_loses_and_repeats_nothing(log: str)
     assert numbers(found) == [1, 2, 3, 4, 5]
 
 
+@posix_only  # elsewhere os.replace() cannot put a file in the place of one that is read
 def test_a_file_that_gets_another_inode_with_its_new_name_is_not_read_again(log: str) -> None:
     append(log, 0, 1)
     found = records(log)
     assert numbers(islice(found, 2)) == [0, 1]
     segment = rotate(log)
-    shutil.copyfile(segment, f"{segment}.copy")  # copy2() would crash Wine
-    shutil.copystat(segment, f"{segment}.copy")
+    shutil.copy2(segment, f"{segment}.copy")
     os.replace(f"{segment}.copy", segment)
     append(log, 2)
     assert numbers(found) == [2]
