@@ -222,20 +222,25 @@ def repair(path: str, decode: Decode | None = None, *, locked: Locked) -> Report
     0 files, 0 records, 0 bytes: no damage.
     """
     repaired: dict[int, _Repair] = {}
-    while not _repair_all(path, decode, locked, repaired):
-        pass  # a file was changed under our hands
+    ahead = True
+    while not _repair_all(path, decode, locked, repaired, ahead):
+        ahead = False  # a file was changed under our hands: writers that rotate all the time would always be faster
     done = list(repaired.values())
     side_files = [one.side_file for one in done if one.moved]
     return _report([one.scan for one in done], side_files, sum(one.moved for one in done))
 
 
-def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict[int, _Repair]) -> bool:
-    """Repair all files that have not been yet. False when one is not what it was: the next look will tell."""
+def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict[int, _Repair], ahead: bool) -> bool:
+    """Repair all files that have not been yet. False when one is not what it was: the next look will tell.
+
+    `ahead` reads the active file before writers are locked out, so that they wait only for what came meanwhile.
+    """
     for file in _opened(path):
         if file.number in repaired:
             continue
         one = _Repair(_Scan(file, decode))
-        one.scan.go_on()
+        if ahead:
+            one.scan.go_on()
         with nullcontext() if file.final else locked():
             if not file.final and not file.is_named_by(path):
                 return False
