@@ -84,7 +84,8 @@ class Timeout(TimeoutError):
     def holders(self) -> list[Holder]:
         """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
         if self._holders is None:
-            self._holders = []
+            holders: list[Holder] = []
+            self._holders = holders
             try:
                 from holdfast._holders import look
 
@@ -92,7 +93,7 @@ class Timeout(TimeoutError):
             except (ImportError, OSError):
                 pass  # there may be no descriptor left to import it with, and whoever waited must hear of the Timeout
             else:
-                self._holders += [holder for holder in seen.holders if not holder.waiting]
+                holders += [holder for holder in seen.holders if not holder.waiting]
                 if seen.unknown:
                     self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
         return self._holders
