@@ -34,7 +34,7 @@ TARGET = "test-platforms"
 # full form runs the whole suite, the short one nothing but the C core on an emulated processor.
 CORE = "atomic documents errors exclusion free_threads jsonl jsonl_faults metrics rwlock state threads_and_fork waiting"
 SLOW = {"musl"}  # whose Python has to be compiled
-BETWEEN = {"3.11", "3.12", "3.13"}  # what holds on the oldest and on the newest CPython
+BETWEEN = {"3.11", "3.12", "3.13", "3.14"}  # what holds on the oldest and on the newest CPython
 
 LIMIT = 7200 if evidence.FULL else 900  # seconds for each; none takes so long but one that hangs
 
