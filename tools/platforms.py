@@ -33,6 +33,8 @@ TARGET = "test-platforms"
 # The core of the suite: what depends on the compiled module, on threads, on fork, and on when things are collected. The
 # full form runs the whole suite, the short one nothing but the C core on an emulated processor.
 CORE = "atomic documents errors exclusion free_threads jsonl jsonl_faults metrics rwlock state threads_and_fork waiting"
+PART = "free_threads jsonl metrics"  # of that, where much else would say the same again
+OTHERS = {"pypy", "3.15", "3.14t"}
 SLOW = {"musl"}  # whose Python has to be compiled
 BETWEEN = {"3.11", "3.12", "3.13", "3.14"}  # what holds on the oldest and on the newest CPython
 
@@ -281,8 +283,9 @@ def part_for(name: str) -> tuple[str, list[str]]:
     if evidence.FULL and not emulated:
         return "the whole suite", []
     # Nothing may depend on how slow an emulator is; what hangs, it does for longer.
-    files = [f"tests/test_{each}.py" for each in CORE.split()]
-    return "the core of the suite", [*files, *["--override-ini=timeout=600"] * emulated]
+    part = not evidence.FULL and name in OTHERS
+    files = [f"tests/test_{each}.py" for each in (PART if part else CORE).split()]
+    return f"{'a part' if part else 'the core'} of the suite", [*files, *["--override-ini=timeout=600"] * emulated]
 
 
 def python_tests(name: str, folder: Path, wheels: dict[str, str]) -> Callable[[], None]:
