@@ -294,7 +294,7 @@ class Naming:
 
 
 def close_quietly(descriptor: int) -> None:
-    """Close a descriptor that was only read from: it is closed whatever the system says, and nothing is lost."""
+    """Close a descriptor with which nothing can be lost any more: it is closed whatever the system says."""
     try:  # noqa: SIM105 - contextlib would cost more than everything else that is imported
         os.close(descriptor)
     except OSError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "tools"))
 import mounts
+from counts import counted
 from mounts import Mounted
 from places import PLACES
 
@@ -84,23 +85,6 @@ def skip(what: str, reason: mounts.Unavailable) -> None:
     """Note that something could not be had."""
     print(f"SKIPPED {what}: {reason}")
     evidence.row(TARGET, what, skipped=1, note=str(reason))
-
-
-def counted(words: list[str]) -> dict[str, int]:
-    """What the last line of a program counts: 'ext4: 50 passed, 0 failed, 1 skipped'."""
-    line = ""
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-        finally:
-            process.terminate()  # which it has ended before, unless we are to end, too
-    try:
-        numbers = [int(part.split()[0]) for part in line.rpartition(":")[2].split(",")]
-        return dict(zip(("passed", "failed", "skipped"), numbers, strict=True))
-    except (ValueError, IndexError):
-        return {"failed": 1}  # it ended before it had counted
 
 
 def run_suite(name: str, mounted: Mounted) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -18,6 +17,9 @@ import disks
 import servers
 
 TESTS = Path(__file__).resolve().parent.parent
+sys.path.append(str(TESTS / "filesystems"))
+from counts import counted  # noqa: E402 - found only now
+
 os.environ["PYTHONPATH"] = str(TESTS.parent / "packages")
 
 
@@ -35,17 +37,7 @@ def check(what: str, name: str, *ways: str) -> None:
     """Run the checks of a file system in the directory that can be reached in these ways."""
     words = [sys.executable, str(TESTS / "filesystems/check.py"), name, *ways]
     began = time.monotonic()
-    last = ""
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for last in process.stdout:
-            print(last, end="", flush=True)
-    try:
-        numbers = [int(part.split()[0]) for part in last.rpartition(":")[2].split(",")]
-        counts = dict(zip(("passed", "failed", "skipped"), numbers, strict=True))
-    except (ValueError, IndexError):
-        counts = {"failed": 1, "note": "it ended before it had counted"}
-    row(what, **counts)
+    row(what, **counted(words))
     print(f"-- {what}: {time.monotonic() - began:.0f} s, at {up()}", flush=True)
 
 
