@@ -110,10 +110,10 @@ def _kernel_says(path: str) -> tuple[_Seen, str]:
         return {}, f"the file cannot be looked at: {error.strerror}"
     devices = _proc.devices_of(path, status)
     try:
-        lines = _proc.locks_on(status.st_ino, devices)
+        lines, complete = _proc.locks_on(status.st_ino, devices)
     except OSError as error:
         return {}, f"/proc/locks cannot be read: {error.strerror}"
-    return _Look(status.st_ino, devices).at(lines)
+    return _Look(status.st_ino, devices).at(lines, complete)
 
 
 class _Look:
@@ -129,7 +129,7 @@ class _Look:
         self._devices = devices
         self._seen: _Seen = {}
 
-    def at(self, lines: list[_proc.Line]) -> tuple[_Seen, str]:
+    def at(self, lines: list[_proc.Line], complete: bool) -> tuple[_Seen, str]:
         unknown = ""
         orphans: set[_proc.Line] = set()
         for line in filter(_concerns_us, lines):
@@ -140,7 +140,7 @@ class _Look:
             else:
                 orphans.add(line)
         # In a pid namespace the kernel leaves out locks whose taker is dead.
-        if orphans or (not self._seen and in_namespace()):
+        if orphans or (not self._seen and (not complete or in_namespace())):
             unknown = self._search(orphans) or unknown
         return self._seen, unknown
 

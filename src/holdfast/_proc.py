@@ -83,12 +83,12 @@ _SURELY_ONE_PAGE = 3800  # a page has at least 4096 bytes, and ends before a lin
 _LONG = 1 << 17  # some 2,400 locks; reading ten thousand takes 14 ms
 
 
-def locks_on(inode: int, devices: set[str] | None) -> list[Line]:
-    """The locks on a file, and those who wait for them. Without devices the inode has to do.
+def locks_on(inode: int, devices: set[str] | None) -> tuple[list[Line], bool]:
+    """The locks on a file, and those who wait for them; and whether these are surely all.
 
-    The kernel gives out a page at a time, and locks that come and go between two pages make others appear twice, or not
-    at all. So a list of more than a page is read until that adds nothing, and several times before it says "nothing";
-    but only once if there are so many locks that it takes long.
+    Without devices the inode has to do. The kernel gives out a page at a time, and locks that come and go between two
+    pages make others appear twice, or not at all. So a list of more than a page is read until that adds nothing, and
+    several times before it says "nothing"; but only once if there are so many locks that it takes long.
     """
     found: dict[bytes, None] = {}
     for _ in range(8):
@@ -98,7 +98,8 @@ def locks_on(inode: int, devices: set[str] | None) -> list[Line]:
         if not _SURELY_ONE_PAGE <= len(text) < _LONG or (found and len(found) == before):
             break
     lines = [parse(b"0:" + raw) for raw in found]
-    return [line for line in lines if line and line.inode == inode and (devices is None or line.device in devices)]
+    ours = [line for line in lines if line and line.inode == inode and (devices is None or line.device in devices)]
+    return ours, len(text) < _SURELY_ONE_PAGE
 
 
 def _lines_with(text: bytes, part: bytes) -> Iterator[bytes]:
