@@ -30,7 +30,7 @@ demo: $(VENV)/.installed $(VENV)/.group-filelock ## run the demonstration
 test: test-c test-py ## pass the tests of the C core and of the package
 
 test-c: ## the tests of the C core
-	bash csrc/tests/run.sh native
+	PYTHON=$(BIN)/python bash csrc/tests/run.sh native
 
 test-py: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package
 	$(BIN)/python -m pytest

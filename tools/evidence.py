@@ -2,7 +2,7 @@
 
 tools/evidence.py begin test-windows                                 before the target's first row
 tools/evidence.py row test-windows "C core, amd64" --passed 183      what a script counted itself
-tools/evidence.py pytest test-windows "CPython 3.14" report.xml      what pytest counted (--junitxml)
+tools/evidence.py pytest test-windows "CPython 3.14" report.xml 0    what pytest counted (--junitxml), and its status
 tools/evidence.py end test-windows                                   the table; its status says whether anything failed
 tools/evidence.py keep                                               the latest runs into docs/evidence, and the page
 
@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 from xml.etree import ElementTree
@@ -45,24 +45,39 @@ class Row(TypedDict):
 
 
 class Run(TypedDict):
-    """A run of a target."""
+    """A run of a target. It is whole if nothing of the target was left out and it came to its end."""
 
     target: str
     full: bool
+    whole: bool
+    chosen: list[str]
     began: float
     seconds: float
     machine: str
     rows: list[Row]
 
 
-def begin(target: str) -> None:
-    """Start a run of a target: what an earlier one noted is forgotten."""
+def begin(target: str, chosen: Sequence[str] = ()) -> None:
+    """Start a run of a target, or of what was chosen of it: what an earlier one noted is forgotten."""
     machine = f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}"
-    _write({"target": target, "full": FULL, "began": time.time(), "seconds": 0.0, "machine": machine, "rows": []})
+    _write(
+        {
+            "target": target,
+            "full": FULL,
+            "whole": False,
+            "chosen": [*chosen],
+            "began": time.time(),
+            "seconds": 0.0,
+            "machine": machine,
+            "rows": [],
+        }
+    )
 
 
 def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: int = 0, note: str = "") -> None:
-    """Note what was run, and print it."""
+    """Note what was run, and print it. Nothing at all is a failure."""
+    if not passed and not failed and not skipped:
+        failed, note = 1, f"nothing was run; {note}".rstrip("; ")
     run = _read(target)
     noted: Row = {"what": what, "passed": passed, "failed": failed, "skipped": skipped, "note": note}
     run["rows"].append(noted)
@@ -71,10 +86,14 @@ def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: in
     print(_line(noted, 0), flush=True)
 
 
-def pytest(target: str, what: str, report: str, note: str = "") -> None:
-    """Note what a run of pytest counted, and print why it skipped what it skipped. No report is a failure."""
+def pytest(target: str, what: str, report: str, status: int, note: str = "") -> None:
+    """Note what a run of pytest counted, and print why it skipped what it skipped.
+
+    No report is a failure, and so is a status that says that it did not come to its end: then the report has only what
+    was done by then.
+    """
     if not Path(report).exists():
-        row(target, what, failed=1, note=note or "it ended before it had a report")
+        row(target, what, failed=1, note=f"pytest ended with {status} before it had a report; {note}".rstrip("; "))
         return
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
@@ -83,30 +102,38 @@ def pytest(target: str, what: str, report: str, note: str = "") -> None:
         print(f"SKIPPED [{times}] {what}: {reason}")
     skipped = reasons.total()
     passed = len(cases) - failed - skipped
-    # A run that collected nothing has shown nothing.
-    row(target, what, passed=passed, failed=failed + (not cases), skipped=skipped, note=note)
+    if status not in (0, 1):
+        failed, note = failed + 1, f"pytest ended with {status}; {note}".rstrip("; ")
+    row(target, what, passed=passed, failed=failed, skipped=skipped, note=note)
 
 
 def end(target: str) -> int:
-    """Print the table of a run, and return how many rows failed."""
+    """Print the table of a run, and return how many rows failed; a run in which nothing passed has shown nothing."""
     run = _read(target)
+    run["whole"] = not run["chosen"]
+    _write(run)
     width = max((len(each["what"]) for each in run["rows"]), default=0)
     print(f"\n=== {target}, {'full' if run['full'] else 'short'} form, {run['seconds']:.0f} s")
     for each in run["rows"]:
         print(_line(each, width))
-    if not run["rows"]:
-        print("FAILED: nothing was run")
+    if not any(each["passed"] for each in run["rows"]):
+        print("FAILED: nothing has passed")
         return 1
     return sum(each["failed"] > 0 for each in run["rows"])
 
 
 def keep() -> None:
-    """Keep the latest run of each target for the page, but no short one in the place of a full one; make the page."""
+    """Keep the latest run of each target for the page, if it was whole, and no short one in the place of a full one."""
     KEPT.mkdir(exist_ok=True)
     for latest in sorted(FOLDER.glob("*.json")):
         kept = KEPT / latest.name
         text = latest.read_text(encoding="utf-8")
-        if not kept.exists() or json.loads(text)["full"] or not json.loads(kept.read_text(encoding="utf-8"))["full"]:
+        run = cast("Run", json.loads(text))
+        if not run["whole"]:
+            print(f"{run['target']}: the latest run was not whole; not kept")
+        elif not run["full"] and kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["full"]:
+            print(f"{run['target']}: a full run is kept, and not replaced by a short one")
+        else:
             kept.write_text(text, encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -167,7 +194,9 @@ def main() -> int:
         if name in {"row", "pytest"}:
             command.add_argument("what")
             command.add_argument("--note", default="")
+    commands.choices["begin"].add_argument("chosen", nargs="*")
     commands.choices["pytest"].add_argument("report")
+    commands.choices["pytest"].add_argument("status", type=int)
     for count in ("--passed", "--failed", "--skipped"):
         commands.choices["row"].add_argument(count, type=int, default=0)
     options = vars(parser.parse_args())

@@ -11,6 +11,9 @@ seconds=${FUZZ_SECONDS:-$([[ $full == 1 ]] && echo 600 || echo 2)}
 out=$PWD/build/fuzz
 corpora=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}/fuzz
 memory=$([[ -d /dev/shm ]] && echo /dev/shm || echo "${TMPDIR:-/tmp}") # a disk would only slow it down
+TMPDIR=$(mktemp -d "$memory/holdfast-fuzz.XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT # with whatever readers have left there whose process was ended
 evidence=("$bin/python" tools/evidence.py)
 
 # fuzz NAME WHAT COMMAND...: run a fuzzer in a folder of its own, and note how many inputs that were.
@@ -18,11 +21,12 @@ fuzz() {
     local name=$1 what=$2 folder failed=0 runs
     shift 2
     mkdir -p "$corpora/$name"
-    folder=$(mktemp -d -p "$memory")
+    folder=$(mktemp -d)
     (cd "$folder" && "$@" "$corpora/$name" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -max_len=8192 \
         -seed=1 -print_final_stats=1 -verbosity=0 -artifact_prefix="$out/$name-") >"$out/$name.log" 2>&1 || failed=1
     rm -rf "$folder"
     runs=$(awk '/stat::number_of_executed_units:/ { print $2 }' "$out/$name.log")
+    ((${runs:-0} > 0)) || failed=1
     if [[ $failed -ne 0 ]]; then
         tail -60 "$out/$name.log"
     fi
@@ -53,13 +57,12 @@ in_python() {
     done
 }
 
-# Whatever a reader starts or opens ends with its process.
-trap 'rm -rf "$memory"/holdfast-fuzz-*' EXIT
 mkdir -p "$out"
 "${evidence[@]}" begin "$target"
-"$bin/python" -m pytest -q --no-header --junitxml="$out/properties.xml" tests/fuzz/properties.py || true
+status=0
+"$bin/python" -m pytest -q --no-header --junitxml="$out/properties.xml" tests/fuzz/properties.py || status=$?
 examples=$([[ $full == 1 ]] && echo 3,000 || echo 60)
-"${evidence[@]}" pytest "$target" "Python, hypothesis: each reader" "$out/properties.xml" "--note=$examples inputs each"
+"${evidence[@]}" pytest "$target" "Python, hypothesis: each reader" "$out/properties.xml" "$status" "--note=$examples inputs each"
 in_c
 in_python
 "${evidence[@]}" end "$target"

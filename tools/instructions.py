@@ -181,7 +181,7 @@ def main() -> int:
     options.add_argument("--update", action="store_true", help="write the baseline")
     update = options.parse_args().update
     if shutil.which("valgrind") is None:
-        print("SKIPPED: there is no valgrind here")
+        print("SKIPPED instructions: there is no valgrind here")
         return 0
     baseline = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     written, good = {}, True
@@ -191,7 +191,7 @@ def main() -> int:
             before = baseline.get(name, {"conditions": {}, "instructions": {}})
             changed = different(part, before["conditions"])
             if changed and not update:
-                print(f"  SKIPPED: {name}: the baseline was made otherwise: {'; '.join(changed)}")
+                print(f"SKIPPED instructions of the {name}: the baseline was made otherwise: {'; '.join(changed)}")
                 continue
             found = count_all(part)
             written[name] = {"conditions": part.conditions, "instructions": found}

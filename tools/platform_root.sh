@@ -7,7 +7,7 @@
 #   musl                    CPython on the other C library of Linux
 #
 # Each is a folder of the cache, made once; its path is the last line printed. Packages are unpacked and not set up:
-# that needs no emulation and takes seconds.
+# that needs no emulation and takes seconds. The status is 3 for what is not to be had here, or not now.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,7 +28,7 @@ debian() { # SUITE ARCHITECTURE PACKAGE...
 mirror() {
     # shellcheck disable=SC2016 # apt-get itself puts the address there
     apt-get indextargets --format '$(REPO_URI)' | grep -m1 -oP '.*/debian(?=/?$)' ||
-        { echo "apt knows no mirror of Debian" >&2 && exit 1; }
+        { echo "apt knows no mirror of Debian" >&2 && exit 3; }
 }
 
 bookworm() { # ARCHITECTURE
@@ -71,7 +71,7 @@ SCRIPT
 
 # Minutes of compiling: only the full form does it, and then the short form has it, too.
 musl() {
-    [[ ${HOLDFAST_FULL:-0} == 1 ]] || { echo "the full form builds CPython with it" >&2 && exit 1; }
+    [[ ${HOLDFAST_FULL:-0} == 1 ]] || { echo "the full form builds CPython with it" >&2 && exit 3; }
     local version=3.13.5 checksum=93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640
     local archive=python3.13_$version.orig.tar.xz
     curl --silent --show-error --fail --location --remote-name "$(mirror)/pool/main/p/python3.13/$archive"

@@ -11,11 +11,11 @@ evidence=("$bin/python" tools/evidence.py)
 
 # check WHAT NOTE FILE...: a row with what pytest counts.
 check() {
-    local what=$1 note=$2 report
+    local what=$1 note=$2 report status=0
     report=$reports/${what//[^a-z]/-}.xml
     shift 2
-    "$bin/python" -m pytest -q --no-header --basetemp="$scratch/tests" --junitxml="$report" "$@" || true
-    "${evidence[@]}" pytest "$target" "$what" "$report" --note "$note"
+    "$bin/python" -m pytest -q --no-header --basetemp="$scratch/tests" --junitxml="$report" "$@" || status=$?
+    "${evidence[@]}" pytest "$target" "$what" "$report" "$status" --note "$note"
 }
 
 # Not where other runs of pytest clean up, and close to all but their own user.

@@ -39,17 +39,18 @@ build() {
 # check NAME WHAT PRELOADED TEST...: a row of the tests on what was built as NAME. A report of a sanitizer fails it, also
 # one of a process that a test has started.
 check() {
-    local name=$1 what=$2 preloaded=$3 reports
+    local name=$1 what=$2 preloaded=$3 reports status=0 note="the whole suite"
     reports=$out/$name/reports
     shift 3
+    [[ $full == 1 ]] || note="$# files of tests; FULL=1 runs all"
     mkdir -p "$reports"
     local options="log_path=$reports/report:exitcode=99"
     env PYTHONPATH="$out/$name/package" LD_PRELOAD="$preloaded" \
         ASAN_OPTIONS="$options:detect_leaks=0:detect_stack_use_after_return=1" \
         UBSAN_OPTIONS="$options:print_stacktrace=1" TSAN_OPTIONS="$options:die_after_fork=0" \
         setarch -R "$bin/python" -m pytest -q --no-header --override-ini=timeout=600 -p no:cacheprovider \
-        --junitxml="$out/$name/report.xml" "$@" || true
-    "${evidence[@]}" pytest "$target" "$what" "$out/$name/report.xml"
+        --junitxml="$out/$name/report.xml" "$@" || status=$?
+    "${evidence[@]}" pytest "$target" "$what" "$out/$name/report.xml" "$status" --note "$note"
     if [[ -n $(ls "$reports") ]]; then
         head -60 "$reports"/*
         "${evidence[@]}" row "$target" "$what: reports" --failed "$(find "$reports" -type f | wc -l)"

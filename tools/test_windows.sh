@@ -14,10 +14,11 @@ work=build/windows
 core=(tests/test_{rwlock,lock_all,waiting,jsonl_many,jsonl_reading,segments}.py)
 small=(tests/test_{lock_all,segments}.py)
 versions=(3.14 3.11 3.14t)
+parts=("${#core[@]} files of tests; FULL=1 runs all" "${#small[@]} files of tests; FULL=1 runs all")
 limit=1400 # seconds, for what hangs
 
 if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
-    core=(tests) small=(tests)
+    core=(tests) small=(tests) parts=("the whole suite" "the whole suite")
     versions+=(3.13 3.10)
     limit=14400
 fi
@@ -55,7 +56,14 @@ start() { # NAME COMMAND...
         wait -n || true
     done
     echo "started: $name"
-    timeout --kill-after=30 "$limit" "$@" >"$work/$name.log" 2>&1 </dev/null &
+    rm -f "$work/$name.status"
+    {
+        timeout --kill-after=30 "$limit" "$@" >"$work/$name.log" 2>&1 </dev/null &
+        trap 'kill %1' TERM
+        status=0
+        wait %1 || status=$?
+        echo "$status" >"$work/$name.status"
+    } &
     running[$name]=$!
 }
 trap 'kill "${running[@]}" 2>/dev/null || true' EXIT
@@ -71,18 +79,17 @@ start_tests() { # VERSION TEST...
 note_c_core() {
     local counts=(0 1 0)
     cat "$work/C.log"
-    awk '/^    skipped: / { sub(/^    skipped: /, ""); print "SKIPPED [1] C core: " test ": " $0 }
-        { test = $0; sub(/^ */, "", test) }' "$work/C.log"
     if grep -qE '^[0-9]+ passed, ' "$work/C.log"; then
         read -ra counts < <(grep -E '^[0-9]+ passed, ' "$work/C.log" | tr -cd '0-9 \n')
     fi
     evidence row "$target" "C core" --passed "${counts[0]}" --failed "${counts[1]}" --skipped "${counts[2]}"
 }
 
-note_tests() { # VERSION
+note_tests() { # VERSION PART
+    local part=$2
     cat "$work/$1.log"
     if [[ -n ${running[$1]:-} ]]; then
-        evidence pytest "$target" "CPython $1" "$work/$1.xml"
+        evidence pytest "$target" "CPython $1" "$work/$1.xml" "$(cat "$work/$1.status")" --note "$part"
     else
         evidence row "$target" "CPython $1" "--${absent[$1]}" 1 --note "$(tail -n 1 "$work/$1.log")"
     fi
@@ -104,7 +111,7 @@ for version in "${versions[@]}"; do
 done
 wait
 note_c_core
-for version in "${versions[@]}"; do
-    note_tests "$version"
+for number in "${!versions[@]}"; do
+    note_tests "${versions[number]}" "${parts[number > 0]}"
 done
 evidence end "$target"

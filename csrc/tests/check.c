@@ -122,7 +122,7 @@ static void run_test(const check_test *test) {
         printf("    FAILED\n");
         failed_count++;
     } else if (skipped != NULL) {
-        printf("    skipped: %s\n", skipped);
+        printf("SKIPPED %s: %s\n", test->name, skipped); // where CI looks for it
         skipped_count++;
     } else {
         passed_count++;

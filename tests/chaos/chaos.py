@@ -21,14 +21,14 @@ PATIENCE = 3600  # seconds for one test, whatever the machine: then something wa
 
 def main() -> int:
     """Run all, or the files that are named."""
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     folder = Path(__file__).parent
     for name in sys.argv[1:] or FILES:
         with tempfile.TemporaryDirectory() as scratch:
             report = f"{scratch}/report.xml"
             options = ["-q", "-p", "no:cacheprovider", f"--override-ini=timeout={PATIENCE}", f"--junitxml={report}"]
-            subprocess.run([sys.executable, "-m", "pytest", *options, folder / f"{name}.py"], check=False)
-            evidence.pytest(TARGET, name, report)
+            words = [sys.executable, "-m", "pytest", *options, folder / f"{name}.py"]
+            evidence.pytest(TARGET, name, report, subprocess.run(words, check=False).returncode)
     if not sys.argv[1:]:
         soak(TARGET, 30)
     return min(evidence.end(TARGET), 1)

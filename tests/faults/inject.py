@@ -223,7 +223,7 @@ def main() -> int:
     if os.environ.get("HOLDFAST_WAIT") == "poll":
         inject()
         return 0
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     reason = trap.missing()
     if reason:
         print(f"SKIPPED {TARGET}: {reason}")

@@ -17,17 +17,27 @@ from pathlib import Path
 Ways = list[str]
 Mounted = Callable[[Path], AbstractContextManager[Ways]]
 
-PATIENCE = 30  # seconds for a file system to appear
+PATIENCE = 600  # seconds for a file system to appear, whatever the machine
+
+# What mount says where the kernel has no such file system, or no loop devices.
+_NOT_HERE = ("unknown filesystem type", "failed to setup loop device")
 
 
 class Unavailable(Exception):
-    """This machine does not have it."""
+    """This machine does not have it. Whatever else goes wrong with what it has is a RuntimeError."""
+
+
+def _require(program: object) -> None:
+    if shutil.which(str(program)) is None:
+        raise Unavailable(f"there is no {program}")
 
 
 def _do(*words: object) -> None:
+    _require(words[0])
     result = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise Unavailable(f"{words[0]}: {(result.stderr or result.stdout).strip() or result.returncode}")
+        said = f"{words[0]}: {(result.stderr or result.stdout).strip() or result.returncode}"
+        raise Unavailable(said) if any(reason in said for reason in _NOT_HERE) else RuntimeError(said)
 
 
 def _folder(scratch: Path, name: str) -> Path:
@@ -80,6 +90,7 @@ def _program(point: Path, *words: object) -> Iterator[None]:
     """A file system that a program makes."""
     if not os.path.exists("/dev/fuse"):
         raise Unavailable("there is no /dev/fuse")
+    _require(words[0])
     program = subprocess.Popen([*map(str, words)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert program.stderr is not None
     try:
@@ -87,7 +98,7 @@ def _program(point: Path, *words: object) -> Iterator[None]:
         while not os.path.ismount(point):
             if program.poll() is not None or time.monotonic() > end:
                 program.kill()
-                raise Unavailable(f"{words[0]}: {program.stderr.read().strip()}")
+                raise RuntimeError(f"{words[0]}: {program.stderr.read().strip()}")
             time.sleep(0.01)
         yield
     finally:
@@ -118,6 +129,8 @@ def sshfs(scratch: Path) -> Iterator[Ways]:
 @contextmanager
 def _ssh_server(folder: Path) -> Iterator[list[str]]:
     """A server with keys of its own, and how to reach it."""
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    _require(sshd or "sshd")
     for name in ("host", "user"):
         _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -137,12 +150,12 @@ def _ssh_server(folder: Path) -> Iterator[list[str]]:
     config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()), encoding="ascii")
     with (folder / "log").open("w", encoding="ascii") as log:
         # By its whole path, as it wants it.
-        server = subprocess.Popen([shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=log)
+        server = subprocess.Popen([sshd, "-D", "-e", "-f", config], stderr=log)
     try:
         end = time.monotonic() + PATIENCE
         while "listening" not in (folder / "log").read_text(encoding="ascii"):
             if server.poll() is not None or time.monotonic() > end:
-                raise Unavailable(f"sshd: {(folder / 'log').read_text(encoding='ascii').strip()}")
+                raise RuntimeError(f"sshd: {(folder / 'log').read_text(encoding='ascii').strip()}")
             time.sleep(0.01)
         options = [f"IdentityFile={folder}/user", "UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=no"]
         yield ["-o", ",".join([*options, f"port={port}", "LogLevel=ERROR"])]

@@ -71,35 +71,34 @@ def scratch() -> Iterator[Path]:
 
 def check(what: str, mounted: Mounted, script: str, *words: str) -> None:
     """Run a program of checks, with these arguments, on a file system, and note what it counts."""
-    with scratch() as folder:
-        try:
-            with mounted(folder) as ways:
-                counts = counted([sys.executable, str(HERE / script), *words, *ways])
-        except mounts.Unavailable as error:
-            skip(what, error)
-        else:
-            evidence.row(TARGET, what, **counts)
+    with scratch() as folder, noted_if_not_mounted(what):
+        with mounted(folder) as ways:
+            counts = counted([sys.executable, str(HERE / script), *words, *ways])
+        evidence.row(TARGET, what, **counts)
 
 
-def skip(what: str, reason: mounts.Unavailable) -> None:
-    """Note that something could not be had."""
-    print(f"SKIPPED {what}: {reason}")
-    evidence.row(TARGET, what, skipped=1, note=str(reason))
+@contextmanager
+def noted_if_not_mounted(what: str) -> Iterator[None]:
+    """Note what this machine does not have, and what went wrong with what it has; the others are to be checked, too."""
+    try:
+        yield
+    except mounts.Unavailable as reason:
+        print(f"SKIPPED {what}: {reason}")
+        evidence.row(TARGET, what, skipped=1, note=str(reason))
+    except (RuntimeError, OSError) as error:
+        evidence.row(TARGET, what, failed=1, note=str(error))
 
 
 def run_suite(name: str, mounted: Mounted) -> None:
     """Run the tests of the package with all their files on a file system."""
     what = f"{name}, the test suite"
-    with scratch() as folder:
+    with scratch() as folder, noted_if_not_mounted(what):
         report = folder / "report.xml"
-        try:
-            with mounted(folder) as (here, *_):
-                words = ["-m", "pytest", "-q", "--basetemp", f"{here}/pytest", "--junitxml", str(report)]
-                subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "TMPDIR": here}, check=False)
-        except mounts.Unavailable as error:
-            skip(what, error)
-        else:
-            evidence.pytest(TARGET, what, str(report))
+        with mounted(folder) as (here, *_):
+            words = ["-m", "pytest", "-q", "--basetemp", f"{here}/pytest", "--junitxml", str(report)]
+            environment = {**os.environ, "TMPDIR": here}
+            ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False)
+        evidence.pytest(TARGET, what, str(report), ended.returncode)
 
 
 def chosen(*words: str) -> bool:
@@ -133,7 +132,7 @@ def check_faulty() -> None:
 def main() -> int:
     """Check them all, or what the command line names."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is unmounted
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     check_plain()
     check_faulty()
     for name in SUITE:

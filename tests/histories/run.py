@@ -75,7 +75,7 @@ def _row(what: str, sections: int, wrong: list[str], note: str) -> None:
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     if not POLLING:
-        evidence.begin(TARGET)
+        evidence.begin(TARGET, sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
         tickets = str(history.build(Path(folder)))
         if not POLLING:

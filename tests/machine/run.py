@@ -80,7 +80,7 @@ def note_rows(machine: subprocess.Popen[str]) -> bool:
 
 def main() -> int:
     """Run the jobs that the command line names, or all."""
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     system = cached()
     subprocess.run(["bash", HERE / "image.sh", system], check=True)
     with tempfile.TemporaryDirectory() as folder:

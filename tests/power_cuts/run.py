@@ -130,7 +130,7 @@ def control(name: str, recorder: Path, folder: str) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     print(f"HOLDFAST_SEED={SEED}")
     chosen = sys.argv[1:] or list(workload.WORKLOADS)
     with tempfile.TemporaryDirectory(dir=disk.MEMORY, prefix="power-cuts-") as folder:

@@ -85,7 +85,7 @@ def main() -> int:
     for module in pkgutil.walk_packages(holdfast.__path__, "holdfast."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)  # once, and not in each of the forked processes
-    evidence.begin(TARGET)
+    evidence.begin(TARGET, sys.argv[1:])
     wanted = " ".join(sys.argv[1:])
     for name, scenario, share in SCENARIOS:
         if wanted in name:
