@@ -107,6 +107,8 @@ def writers_on_a_disk_that_fills_up_and_is_freed_lose_nothing_that_was_acknowled
         log, refused = JsonlFile(scene.path("log.jsonl")), 0
         while not over[0] or not refused:
             try:
+                if acknowledged[writer] % 20 == 19:
+                    log.rotate()  # for which the directory may need another block
                 log.append([writer, acknowledged[writer], LARGE[: 50_000 if refused % 2 else 5_000]])
             except OSError as error:
                 if error.errno != errno.ENOSPC:
@@ -114,8 +116,6 @@ def writers_on_a_disk_that_fills_up_and_is_freed_lose_nothing_that_was_acknowled
                 refused += 1
             else:
                 acknowledged[writer] += 1
-            if acknowledged[writer] % 20 == 19:
-                log.rotate()
         return refused
 
     def rotate_away() -> None:
