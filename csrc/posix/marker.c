@@ -13,7 +13,7 @@
 #define MODIFIED st_mtim
 #endif
 
-/* How often in a row a free name must be refused, for a file system that has no way to give one. */
+/* After so many refusals of a name that is free, the file system has no way to give it. */
 #define REFUSALS 8
 
 static int write_all(int fd, const char *data, size_t length) {
@@ -113,11 +113,29 @@ static int move_into_place(int fd, const char *scratch, const char *path) {
     return HF_NO_LOCKS;
 }
 
-/* Whether a marker is the one with this record, and not one that somebody else has put in its place. */
-static bool has_record(int fd, const hf__record *record) {
+/* Over a network, nothing is given out of a file that somebody has removed meanwhile. */
+static int read_error(int error) {
+    return error == ESTALE ? -ENOENT : -error;
+}
+
+/* As much of a file as there is room for, wherever its position is: how much that was, or an error. */
+static int read_record(int fd, char *record, size_t capacity) {
+    ssize_t length;
+    do
+        length = hf__sys.pread(fd, record, capacity, 0);
+    while (length < 0 && errno == EINTR);
+    return length < 0 ? read_error(errno) : (int)length;
+}
+
+/* Whether a marker is the one with this record, and not one that somebody else has put in its place: 0, -ENOENT if it is
+   not, or why that cannot be seen. */
+static int recognize(int fd, const hf__record *record) {
     char found[1024];
-    size_t length = record->length < sizeof found ? record->length : sizeof found;
-    return hf__sys.pread(fd, found, length, 0) == (ssize_t)length && memcmp(found, record->text, length) == 0;
+    int expected = record->length < sizeof found ? (int)record->length : (int)sizeof found;
+    int length = read_record(fd, found, (size_t)expected);
+    if (length < 0)
+        return length;
+    return length == expected && memcmp(found, record->text, (size_t)expected) == 0 ? 0 : -ENOENT;
 }
 
 /* Have the marker open by its own name. On some file systems (sshfs, for one) two links to one file have two inode
@@ -128,12 +146,12 @@ static int reopen(const char *path, const hf__record *record, int *file, hf__ide
         return 0;
     hf__file named;
     int rc = hf__marker_open(path, &named, identity);
-    if (rc != 0)
-        return rc == -ENOENT ? HF_BUSY : rc; /* somebody has removed it by force, and may have the lock now */
-    bool ours = has_record(named, record);
-    hf__file_close(ours ? *file : named);
-    *file = ours ? named : *file;
-    return ours ? 0 : HF_BUSY;
+    if (rc == 0) {
+        rc = recognize(named, record);
+        hf__file_close(rc == 0 ? *file : named);
+        *file = rc == 0 ? named : *file;
+    }
+    return rc == -ENOENT ? HF_BUSY : rc; /* somebody has removed it by force, and may have the lock now */
 }
 
 static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
@@ -190,22 +208,13 @@ static int64_t age_of(const struct timespec *written, const struct timespec *now
     return seconds * 1000000000 + (now->tv_nsec - written->tv_nsec);
 }
 
-/* Over a network, nothing is given out of a file that somebody has removed meanwhile. */
-static int read_error(int error) {
-    return error == ESTALE ? -ENOENT : -error;
-}
-
 int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) {
     struct stat status;
     struct timespec now;
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
         return read_error(errno);
     *age = age_of(&status.MODIFIED, &now);
-    ssize_t length;
-    do
-        length = hf__sys.pread(file, record, capacity, 0); /* wherever the file's position is */
-    while (length < 0 && errno == EINTR);
-    return length < 0 ? read_error(errno) : (int)length;
+    return read_record(file, record, capacity);
 }
 
 /* 0 if the path names the marker, -ENOENT if it names another file or none; what cannot be seen is an error. */

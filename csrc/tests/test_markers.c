@@ -229,8 +229,9 @@ static void obeys_mode_and_umask(int flags) {
 }
 
 static int (*real_open)(const char *path, int flags, unsigned mode);
+static ssize_t (*real_pread)(int fd, void *buffer, size_t size, off_t offset);
 static ssize_t (*real_write)(int fd, const void *buffer, size_t size);
-static int error_to_give, error_of_rename, writes_to_cut;
+static int error_to_give, error_of_rename, reads_to_fail, writes_to_cut;
 
 static int open_without_unnamed_files(const char *path, int flags, unsigned mode) {
     if ((flags & O_TMPFILE) == O_TMPFILE) {
@@ -254,6 +255,13 @@ static int failing_rename(const char *from, const char *to) {
 
 static int failing_link_unnamed(int fd, const char *to) {
     (void)fd, (void)to;
+    errno = error_to_give;
+    return -1;
+}
+
+static ssize_t failing_pread(int fd, void *buffer, size_t size, off_t offset) {
+    if (reads_to_fail-- <= 0)
+        return real_pread(fd, buffer, size, offset);
     errno = error_to_give;
     return -1;
 }
@@ -346,10 +354,24 @@ static int copying_link(const char *from, const char *to) {
     return rc;
 }
 
-static void works_where_a_link_is_another_inode(int variant) {
-    (void)variant;
+static void where_a_link_is_another_inode(void) {
     without_unnamed_files();
     hf_sys_set("link", (void *)copying_link);
+}
+
+static void works_where_a_link_is_another_inode(int variant) {
+    (void)variant;
+    where_a_link_is_another_inode();
+    expect_it_works();
+}
+
+static void works_where_a_look_at_the_record_is_interrupted(int variant) {
+    (void)variant;
+    where_a_link_is_another_inode();
+    real_pread = (ssize_t (*)(int, void *, size_t, off_t))hf_sys_get("pread");
+    error_to_give = EINTR;
+    reads_to_fail = 3;
+    hf_sys_set("pread", (void *)failing_pread);
     expect_it_works();
 }
 
@@ -408,6 +430,13 @@ static void leaves_nothing_when_it_fails(int by_scratch) {
         fails_cleanly("link", (void *)failing_link, true, EIO);
     else
         fails_cleanly("link_unnamed", (void *)failing_link_unnamed, false, EIO);
+}
+
+static void leaves_nothing_when_its_record_cannot_be_seen(int error) {
+    where_a_link_is_another_inode();
+    real_pread = (ssize_t (*)(int, void *, size_t, off_t))hf_sys_get("pread");
+    reads_to_fail = 1;
+    fails_cleanly("pread", (void *)failing_pread, false, error);
 }
 
 static void completes_short_writes(int variant) {
@@ -502,11 +531,14 @@ const check_test markers_tests[] = {
     {"a marker is created without hard links (EPERM)", works_without_hard_links, EPERM},
     {"a marker is created without hard links (EOPNOTSUPP)", works_without_hard_links, EOPNOTSUPP},
     {"a marker is removed where a link is another inode", works_where_a_link_is_another_inode, 0},
+    {"a marker is created where a look at its record is interrupted", works_where_a_look_at_the_record_is_interrupted,
+     0},
     {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},
     {"a file system without any way to name a file is reported (EINVAL)", says_when_no_name_can_be_given, EINVAL},
     {"a file system without any way to name a file is reported (ENOSYS)", says_when_no_name_can_be_given, ENOSYS},
     {"nothing is left of a marker that cannot be created", leaves_nothing_when_it_fails, 0},
     {"nothing is left of a marker that cannot be created by way of a scratch file", leaves_nothing_when_it_fails, 1},
+    {"nothing is left of a marker whose record cannot be seen", leaves_nothing_when_its_record_cannot_be_seen, EIO},
     {"a record that is written in pieces is complete", completes_short_writes, 0},
     {"without locks a remover is asked to make sure it is alone", asks_for_care_without_locks, 0},
 #else
