@@ -295,7 +295,8 @@ typedef struct {
 hf_log_counts hf_log_count(hf_log *log);
 
 /* Open a regular file to read it, so that others may append to it, rename and remove it meanwhile. A link is followed.
-   `opened` is a descriptor, on Windows a handle, and the caller's. */
+   `opened` is a descriptor, on Windows a handle, and the caller's. 0, or on POSIX 1 if another machine has the file: what
+   stat() then tells of its path may be a minute old, while what is opened is the file that has the name now. */
 int hf_open_to_read(const char *path, int64_t *opened);
 
 /* ------------------------------------------------------------------------------------------------------------------ *

@@ -23,6 +23,7 @@
 typedef struct {
     uint64_t volume;
     uint64_t file[2];
+    bool elsewhere; /* another machine has it, where it may get another name without this one's noticing */
 } hf__identity;
 
 static inline bool hf__same_file(const hf__identity *a, const hf__identity *b) {

@@ -4,20 +4,31 @@
 
 #include <errno.h>
 
-int hf_open_to_read(const char *path, int64_t *opened) {
+static int open_to_read(const char *path) {
     int fd;
     do
         fd = hf__sys.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0); /* a FIFO must not make us hang */
     while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+int hf_open_to_read(const char *path, int64_t *opened) {
+    int fd = open_to_read(path);
+    if (fd < 0 && errno == ENOENT) {
+        bool has_asked = hf__look_again(path);
+        errno = ENOENT;
+        fd = has_asked ? open_to_read(path) : -1;
+    }
     if (fd < 0)
         return hf__open_error(errno);
     hf__identity identity;
     int rc = hf__file_examine(fd, &identity);
-    if (rc == 0)
-        *opened = fd;
-    else
+    if (rc != 0) {
         hf__file_close(fd);
-    return rc;
+        return rc;
+    }
+    *opened = fd;
+    return identity.elsewhere;
 }
 
 int hf__data_last_byte(hf__file file, int64_t size) {

@@ -4,6 +4,9 @@
 
 #include <errno.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/sysmacros.h>
+#endif
 
 /* O_NOFOLLOW: whoever can put a link at the path must not choose what we open or create.
    O_NONBLOCK: neither a FIFO nor another process's lease on the file makes open() hang.
@@ -74,11 +77,43 @@ static int open_or_create(const char *path, unsigned mode, int flags) {
     }
 }
 
+#ifdef __linux__
+/* Those of linux/magic.h, which older ones have not all. */
+static bool belongs_to_another_machine(uint32_t type) {
+    switch (type) {
+    case 0x00006969: /* NFS */
+    case 0x0000517b: /* SMB, and its later versions */
+    case 0xff534d42:
+    case 0xfe534d42:
+    case 0x00c36400: /* Ceph */
+    case 0x0bd00bd0: /* Lustre */
+    case 0x5346414f: /* AFS */
+    case 0x01021997: /* 9P */
+        return true;
+    default:
+        return false;
+    }
+}
+#endif
+
+static bool is_elsewhere(int fd, const struct stat *status) {
+    struct statfs kind;
+#ifdef __linux__
+    /* What has a device is on this machine. It is spared the question. */
+    return major(status->st_dev) == 0 && hf__sys.fstatfs(fd, &kind) == 0 &&
+           belongs_to_another_machine((uint32_t)kind.f_type);
+#else
+    (void)status;
+    return hf__sys.fstatfs(fd, &kind) == 0 && (kind.f_flags & MNT_LOCAL) == 0;
+#endif
+}
+
 int hf__file_examine(int fd, hf__identity *identity) {
     struct stat status;
     if (hf__sys.fstat(fd, &status) != 0)
         return -errno;
     *identity = identity_of(&status);
+    identity->elsewhere = is_elsewhere(fd, &status);
     return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
 }
 
@@ -100,6 +135,8 @@ void hf__file_close(hf__file file) {
 
 bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size) {
     struct stat status;
+    if (identity->elsewhere)
+        (void)hf__look_again(path);
     if (hf__sys.lstat(path, &status) != 0)
         return false;
     *size = status.st_size;
@@ -113,7 +150,8 @@ static bool syncs_no_directories(int error) {
            error == EACCES; /* one that may be written and searched but not read, cannot be opened */
 }
 
-int hf_directory_sync(const char *path) {
+/* Open the directory of a path: a descriptor, or -errno. */
+static int open_directory_of(const char *path) {
     char directory[4096] = "./";
     const char *slash = strrchr(path, '/');
     size_t length = slash != NULL ? (size_t)(slash - path) + 1 : 2;
@@ -126,14 +164,31 @@ int hf_directory_sync(const char *path) {
     do
         fd = hf__sys.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     while (fd < 0 && errno == EINTR);
-    int rc = fd >= 0 ? 0 : -1;
+    return fd >= 0 ? fd : -errno;
+}
+
+int hf_directory_sync(const char *path) {
+    int fd = open_directory_of(path), error = 0;
+    if (fd == -ENAMETOOLONG)
+        return fd;
     if (fd >= 0) {
-        do
-            rc = hf__sys.fsync(fd);
-        while (rc != 0 && errno == EINTR);
-    }
-    int error = rc == 0 ? 0 : errno;
-    if (fd >= 0)
+        while (hf__sys.fsync(fd) != 0 && (error = errno) == EINTR)
+            error = 0;
         hf__file_close(fd);
+    } else {
+        error = -fd;
+    }
     return syncs_no_directories(error) ? 0 : -error;
+}
+
+/* A client of NFS remembers for up to a minute which names a directory has and which it has not. It asks the server when
+   the directory is opened. */
+bool hf__look_again(const char *path) {
+    struct stat status;
+    int fd = open_directory_of(path);
+    if (fd < 0)
+        return false;
+    bool elsewhere = hf__sys.fstat(fd, &status) == 0 && is_elsewhere(fd, &status);
+    hf__file_close(fd);
+    return elsewhere;
 }

@@ -160,8 +160,8 @@ struct hf__sys hf__sys = {
     .kill = kill,
     .mmap = mmap,
     .munmap = munmap,
-#ifdef __linux__
     .fstatfs = fstatfs,
+#ifdef __linux__
     .thread_timer_create = sys_thread_timer_create,
     .timer_settime = timer_settime,
     .timer_delete = timer_delete,
@@ -212,8 +212,8 @@ const hf__sys_entry hf__sys_entries[] = {
     HF__SYS_ENTRY(kill),
     HF__SYS_ENTRY(mmap),
     HF__SYS_ENTRY(munmap),
-#ifdef __linux__
     HF__SYS_ENTRY(fstatfs),
+#ifdef __linux__
     HF__SYS_ENTRY(thread_timer_create),
     HF__SYS_ENTRY(timer_settime),
     HF__SYS_ENTRY(timer_delete),

@@ -13,6 +13,10 @@
 
 #ifdef __linux__
 #include <sys/vfs.h>
+#else
+#include <sys/param.h>
+
+#include <sys/mount.h>
 #endif
 
 #ifdef __APPLE__
@@ -59,8 +63,8 @@ struct hf__sys {
     int (*kill)(pid_t pid, int number);
     void *(*mmap)(void *address, size_t size, int protection, int flags, int fd, off_t offset);
     int (*munmap)(void *address, size_t size);
-#ifdef __linux__
     int (*fstatfs)(int fd, struct statfs *status);
+#ifdef __linux__
     int (*thread_timer_create)(int number, timer_t *timer);
     int (*timer_settime)(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old);
     int (*timer_delete)(timer_t timer);

@@ -9,6 +9,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #else
 #include <windows.h>
 #endif
@@ -122,6 +125,86 @@ static void gives_up_on_a_file_that_never_stays(int variant) {
     CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
     close_lock(of);
 }
+
+#ifdef __linux__
+
+/* ------------------------------------------------------------------------------------------------------------------ *
+ * Files that another machine has: ours remembers names until the directory is opened, as a client of NFS does.
+ */
+
+static bool has_asked;
+static struct stat remembered;
+static const char *created_there; /* a path that was missing when we last asked */
+
+static int nfs_fstat(int fd, struct stat *status) {
+    int rc = fstat(fd, status);
+    status->st_dev = 99;
+    return rc;
+}
+
+static int nfs_lstat(const char *path, struct stat *status) {
+    int rc = has_asked ? lstat(path, status) : 0;
+    if (!has_asked)
+        *status = remembered;
+    status->st_dev = 99;
+    return rc;
+}
+
+static int nfs_fstatfs(int fd, struct statfs *status) {
+    (void)fd;
+    *status = (struct statfs){.f_type = 0x6969};
+    return 0;
+}
+
+static int nfs_open(const char *path, int flags, unsigned mode) {
+    has_asked |= (flags & O_DIRECTORY) != 0;
+    if (created_there != NULL && !has_asked && strcmp(path, created_there) == 0) {
+        errno = ENOENT;
+        return -1;
+    }
+    return open(path, flags, mode);
+}
+
+static void pretend_nfs(void) {
+    has_asked = false;
+    hf_sys_set("fstat", (void *)nfs_fstat);
+    hf_sys_set("lstat", (void *)nfs_lstat);
+    hf_sys_set("fstatfs", (void *)nfs_fstatfs);
+    hf_sys_set("open", (void *)nfs_open);
+}
+
+static void sees_what_another_machine_renamed(int variant) {
+    (void)variant;
+    const char *path = test_path("lock");
+    pretend_nfs();
+    opened of = open_lock(path, 0644, 0);
+    write_file(path, "");
+    CHECK_IS(lstat(path, &remembered), 0);
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
+    CHECK_IS(hf_release(of.lock), 0);
+    CHECK_IS(rename(path, test_path("renamed elsewhere")), 0);
+    process *holder = process_start("hold", path, "0", "0", "0", NULL);
+    CHECK(process_ready(holder));
+    has_asked = false;
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), HF_BUSY);
+    CHECK_IS(process_wait(holder), 0);
+    close_lock(of);
+}
+
+static void reads_what_another_machine_created(int variant) {
+    (void)variant;
+    int64_t file;
+    pretend_nfs();
+    created_there = test_path("created elsewhere");
+    CHECK_IS(hf_open_to_read(created_there, &file), -ENOENT);
+    write_file(created_there, "new");
+    has_asked = false;
+    CHECK_IS(hf_open_to_read(created_there, &file), 1);
+    CHECK_IS(close((int)file), 0);
+    created_there = NULL;
+}
+
+#endif
 
 /* ------------------------------------------------------------------------------------------------------------------ *
  * Things that are no files
@@ -591,6 +674,10 @@ const check_test files_tests[] = {
     {"a lock file that was removed or renamed comes back", comes_back_when_removed, 0},
     {"whoever holds the file now at the path is respected", sees_the_holder_of_the_new_file, 0},
     {"a file that is replaced at every attempt counts as busy", gives_up_on_a_file_that_never_stays, 0},
+#ifdef __linux__
+    {"a lock file that another machine has renamed is no longer locked", sees_what_another_machine_renamed, 0},
+    {"a file that another machine has created is read", reads_what_another_machine_created, 0},
+#endif
     {"a symbolic link is refused, and its target not created", refuses_a_symbolic_link, 0},
     {"a FIFO is refused, without waiting for its other end", refuses_a_fifo, 0},
     {"a device is refused", refuses_a_device, 0},

@@ -36,7 +36,8 @@ class Contents:
 
     data: bytes | None
     stamp: Stamp | None
-    """None when the file changed so shortly before it was read that another change might not show in its times."""
+    """None when the file changed so shortly before it was read that another change might not show in its times, or when
+    another machine has it, whose changes may take a minute to show."""
 
     def is_current(self, path: str) -> bool:
         """Whether the path surely still names a file with these contents. False also when only the bytes can tell."""
@@ -70,7 +71,7 @@ def read(path: str) -> Contents:
 
 def _read(path: str) -> Contents:
     try:
-        descriptor = open_for_reading(path, read_error)
+        descriptor, elsewhere = open_for_reading(path, read_error)
     except FileNotFoundError:
         return MISSING
     try:
@@ -80,7 +81,7 @@ def _read(path: str) -> Contents:
     finally:
         close_quietly(descriptor)
     # The stamp is from before: what changes while it is read will not be recognised.
-    return Contents(data, _stamp(before) if _is_settled(before) else None)
+    return Contents(data, _stamp(before) if _is_settled(before) and not elsewhere else None)
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

@@ -336,15 +336,18 @@ def remove_file(path: str) -> int:
     return rc
 
 
-def open_for_reading(path: str, error: Callable[[int, str], OSError]) -> int:
-    """A descriptor of a regular file, which others may append to, rename and remove while it is open."""
+def open_for_reading(path: str, error: Callable[[int, str], OSError]) -> tuple[int, bool]:
+    """A descriptor of a regular file, which others may append to, rename and remove while it is open.
+
+    And whether another machine has the file, so that what stat() tells of the path may be old.
+    """
     raw, opened = encode(path), ffi.new("int64_t *")
     rc: int = lib.hf_open_to_read(raw, opened)
     if rc == BUSY:
         rc = patiently(lambda: lib.hf_open_to_read(raw, opened), BUSY)
-    if rc != 0:
+    if rc < 0:
         raise error(rc, path)
-    return _descriptor_of(opened[0])
+    return _descriptor_of(opened[0]), rc == 1
 
 
 def holding_threads(lock: Lock) -> set[int]:

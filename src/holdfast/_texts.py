@@ -17,7 +17,7 @@ _PIECE = 1 << 16
 
 def open_shared(path: str) -> int:
     """A descriptor to read a regular file with, which keeps nobody from renaming or removing it."""
-    return open_for_reading(path, log_error)
+    return open_for_reading(path, log_error)[0]
 
 
 def identity(status: os.stat_result) -> Identity:
