@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import mmap
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from holdfast import JsonlFile
 from support import Child
@@ -147,7 +149,7 @@ def lines_of(path: str | os.PathLike[str]) -> list[bytes]:
     folder, name = os.path.split(path)
     found: list[bytes] = []
     for candidate in sizes(folder):
-        if candidate.startswith(name.removesuffix("jsonl")) and candidate.endswith(".jsonl"):
-            with open(os.path.join(folder, candidate), "rb") as file:
-                found += filter(None, file.read().split(b"\n"))
+        if candidate.startswith(name.removesuffix("jsonl")) and candidate.endswith((".jsonl", ".jsonl.gz")):
+            data = Path(folder, candidate).read_bytes()
+            found += filter(None, (gzip.decompress(data) if candidate.endswith(".gz") else data).split(b"\n"))
     return found
