@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,28 @@ def test_somebody_elses_link_in_a_directory_for_all_is_not_followed(sticky, tmp_
         make(link)
     assert target.exists() == exists
     assert os.listdir(sticky) == ["settings.json"]
+
+
+@as_root
+@pytest.mark.parametrize("make", [lambda path: atomic_write(path, dangling=True).write("{}"),
+                                  lambda path: StateFile(path).save({})])  # fmt: skip
+def test_somebody_elses_link_is_not_followed_whenever_it_comes_and_goes(sticky, victim, monkeypatch, make):
+    before, look, link = victim.read_bytes(), os.lstat, sticky / "settings.json"
+
+    def look_while_it_comes_and_goes(path, **how):
+        if path == str(link):
+            link.unlink(missing_ok=True)
+            if next(turns, False):
+                link.symlink_to(victim)
+                given_away(link)
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "lstat", look_while_it_comes_and_goes)
+    for there in product([True, False], repeat=6):
+        turns = iter(there)
+        with suppress(OSError):
+            make(str(link))
+        assert victim.read_bytes() == before, f"the link was there, or not: {there}"
 
 
 @as_root
