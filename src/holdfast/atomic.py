@@ -139,9 +139,7 @@ class AtomicFile(_OfKind["Kind"]):
         if self._file is not None:
             with self._naming_the_file():
                 self._file.close()  # which writes what is left in its buffer
-        rc = _core.patiently(
-            lambda: self._new.replace(self._scratch, self._target, self._flags), _core.BUSY, -errno.EACCES
-        )
+        rc = _core.patiently(lambda: self._new.replace(self._scratch, self._target, self._flags), *_core.IN_USE)
         if rc in (0, _core.NOT_DURABLE):
             self._scratch = ""
         self._check(rc)
