@@ -83,9 +83,9 @@ class Timeout(TimeoutError):
     @property
     def holders(self) -> list[Holder]:
         """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
-        if self._holders is None:
-            holders: list[Holder] = []
-            self._holders = holders
+        holders = self._holders
+        if holders is None:
+            holders = []
             try:
                 from holdfast._holders import look
 
@@ -96,7 +96,8 @@ class Timeout(TimeoutError):
                 holders += [holder for holder in seen.holders if not holder.waiting]
                 if seen.unknown:
                     self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
-        return self._holders
+            self._holders = holders
+        return holders
 
     def _within(self, timeout: float) -> Timeout:
         """The same, of an attempt that was allowed to take this long and of which this one was the last part."""
