@@ -529,6 +529,7 @@ class StateFile(OfData["Data"]):
 
         if not keep_days >= 0:
             raise ValueError(f"keep_days must be 0 or more, not {keep_days!r}")
+        self._history_of(self._path)  # imported now, as by __init__()
         before = datetime.now(timezone.utc) - timedelta(days=min(keep_days, 100_000))
         return lambda target: self._history_of(target).prune(before)
 
