@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -110,7 +110,7 @@ class History:
                 errno.EACCES, "the history is somebody else's, who could read it; remove it", self.path
             )
         last = _Record.parse(line or b"")
-        if not self._looked and last is not None and not _has_all(self.path, last, line or b""):
+        if not self._looked and last is not None and not _has_all(self.path, last.head.behind, line or b""):
             last = None
         self._looked = True
         behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
@@ -279,16 +279,16 @@ def _made_whole(chain: list[bytes]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()  # in ASCII: half of a character can be written so, too
 
 
-def _has_all(path: str, last: _Record, line: bytes) -> bool:
-    """Whether the last state can be rebuilt. A power cut may have taken records before the last one, and left that."""
-    text = Text(path)
-    end = text.status().st_size - len(line)
-    start = max(end - last.head.behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+def _has_all(path: str, behind: int, line: bytes) -> bool:
+    """Whether the last state can be rebuilt. A power cut may have taken records before the last line, and left that."""
     chain = [line]
-    if last.head.behind > 0:
-        chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
+    if behind > 0:
+        with closing(Text(path)) as text:
+            end = text.status().st_size - len(line)
+            start = max(end - behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+            chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
     try:
-        return _rebuilt(chain)[1] == last.after
+        _rebuilt(chain)
     except ValueError:
         return False
 
@@ -299,7 +299,8 @@ def _last_line(path: str) -> bytes | None:
         text = Text(path)
     except FileNotFoundError:
         return None
-    return _line_before(text, text.status().st_size)
+    with closing(text):
+        return _line_before(text, text.status().st_size)
 
 
 def _line_before(text: Text, end: int) -> bytes:
