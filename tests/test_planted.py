@@ -111,14 +111,14 @@ def test_pruning_a_history_does_not_follow_a_link(folder, victim):
 @pytest.mark.parametrize("key", ["jo", "J" * 300])
 def test_a_store_of_documents_does_not_follow_a_link_that_came_a_moment_ago(folder, victim, monkeypatch, key):
     before = victim.read_bytes()
-    write = documents.write_bytes
+    write = documents._put
 
     def write_a_moment_later(path, data, **settings):
         if not os.path.lexists(path):
             os.symlink(victim, path)
         write(path, data, **settings)
 
-    monkeypatch.setattr(documents, "write_bytes", write_a_moment_later)
+    monkeypatch.setattr(documents, "_put", write_a_moment_later)
     store = DocumentStore(folder)
     store[key] = {"a": 1}
     with pytest.raises(OSError, match="not a regular file"):

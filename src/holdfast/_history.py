@@ -80,7 +80,7 @@ class _Record:
             found = json.loads(line)
             head = _Head(int(found["revision"]), int(found["behind"]), _moment(found["time"]))
             changes = tuple(map(_value_change, found["changes"]))
-            pid, host = _if_any(int, found["pid"]), _if_any(str, found["host"])
+            pid, host = _none_or(int, found["pid"]), _none_or(str, found["host"])
             change = Change(head.revision, head.time, pid, host, changes)
             state = untagged(found["state"]) if head.behind == 0 else None
             return cls(head, change, str(found["before"]), str(found["after"]), state)
@@ -204,7 +204,8 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def _if_any(kind: type[Kind], value: Any) -> Kind | None:
+def _none_or(kind: type[Kind], value: Any) -> Kind | None:
+    """A value that must be None or of a kind: TypeError if it is not."""
     if value is None or type(value) is kind:
         return value
     raise TypeError(f"{value!r} is no {kind.__name__}")
@@ -291,6 +292,7 @@ def _has_all(path: str, behind: int, line: bytes) -> bool:
         _rebuilt(chain)
     except ValueError:
         return False
+    return True
 
 
 def _last_line(path: str) -> bytes | None:

@@ -346,7 +346,7 @@ def atomic_write(
 
 
 def replacing(path: str, durable: bool = True) -> AtomicFile[bytes]:
-    """The same for a file of the package's own, whose name anybody can foresee: a link in its place is an error."""
+    """atomic_write() for a file of the package's own. Anybody can foresee its name: a link in its place is an error."""
     return AtomicFile(
         path,
         "wb",
