@@ -83,9 +83,8 @@ class Timeout(TimeoutError):
     @property
     def holders(self) -> list[Holder]:
         """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
-        holders = self._holders
-        if holders is None:
-            holders = []
+        if self._holders is None:
+            holders: list[Holder] = []
             try:
                 from holdfast._holders import look
 
@@ -97,7 +96,7 @@ class Timeout(TimeoutError):
                 if seen.unknown:
                     self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
             self._holders = holders
-        return holders
+        return self._holders
 
     def _within(self, timeout: float) -> Timeout:
         """The same, of an attempt that was allowed to take this long and of which this one was the last part."""
