@@ -519,6 +519,18 @@ def test_a_link_into_another_directory_is_followed_there(target, tmp_path):
 
 
 @posix_only
+def test_links_are_followed_to_their_end_each_from_its_own_directory(target, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "two").mkdir()
+    (tmp_path / "shortcut").symlink_to("one/two")
+    (tmp_path / "one" / "two" / "link").symlink_to(f"../../{target.relative_to(tmp_path)}")
+    (tmp_path / "first").symlink_to("shortcut/link")
+    write_text(tmp_path / "first", "new")
+    assert target.read_text() == "new"
+    assert sorted(os.listdir(tmp_path / "one" / "two")) == ["link"]
+
+
+@posix_only
 def test_a_link_that_leads_nowhere_is_an_error_unless_asked_for(tmp_path):
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nothing")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import linux_only
+from conftest import linux_only, posix_only
 from holdfast import FileLock, SoftFileLock
 from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, until_it_waits
 
@@ -53,6 +53,14 @@ def rows(*arguments):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Locks
+
+
+@posix_only
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_without_an_output_the_exit_code_says_it(tmp_path, how):
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *command(tmp_path, *how)]
+    result = subprocess.run(words, stderr=subprocess.PIPE, check=False, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_without_locks_it_says_so_and_the_exit_code_is_1(tmp_path):

@@ -277,7 +277,7 @@ def steps(monkeypatch):
     import holdfast.documents as module
 
     done = []
-    write, unlink = module.write_bytes, os.unlink
+    write, unlink = module._put, os.unlink
 
     def note_write(path, data, **settings):
         write(path, data, **settings)
@@ -288,7 +288,7 @@ def steps(monkeypatch):
         if path.endswith(".json"):
             done.append((os.path.basename(path), None))
 
-    monkeypatch.setattr(module, "write_bytes", note_write)
+    monkeypatch.setattr(module, "_put", note_write)
     monkeypatch.setattr(module.os, "unlink", note_unlink)
     return done
 

@@ -30,14 +30,14 @@ def path(tmp_path):
 def full(monkeypatch):
     """The names of the files that the disk has no space for."""
     names = set()
-    write = module.write_bytes
+    write = module._put
 
     def failing(path, data, **settings):
         if os.path.basename(path) in names:
             raise OSError(errno.ENOSPC, "No space left on device", path)
         write(path, data, **settings)
 
-    monkeypatch.setattr(module, "write_bytes", failing)
+    monkeypatch.setattr(module, "_put", failing)
     return names
 
 
@@ -183,8 +183,8 @@ def test_what_could_not_be_written_at_the_end_is_said(path):
     import holdfast.documents as module
     sys.stderr = sys.stdout
     module._AT_EXIT = 0.2
-    def write_bytes(path, data, **settings): raise OSError(28, "No space left on device", path)
-    module.write_bytes = write_bytes
+    def put(path, data, **settings): raise OSError(28, "No space left on device", path)
+    module._put = put
     store = module.DocumentStore(args[0])
     store["jo"] = 1
     """

@@ -313,6 +313,23 @@ def test_a_rotated_file_that_is_changed_during_its_repair_is_repaired_as_it_is_n
     assert sum(file.read_bytes().count(b"\nbad\n") for file in Path(log).parent.glob("*.damaged")) == len(compressed)
 
 
+def test_an_active_file_that_is_changed_during_its_repair_is_an_error_that_says_so(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, GOOD + b"bad\n")
+    sync = os.fsync
+
+    def sync_a_moment_later(descriptor: int) -> None:
+        write(log, GOOD)  # by a program that does not take the lock
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_a_moment_later)
+    with pytest.raises(OSError, match="repair it again") as caught:
+        repair(log)
+    assert (type(caught.value), caught.value.filename) == (OSError, log)
+    assert Path(log).read_bytes() == GOOD + b"bad\n" + GOOD
+
+
 def test_what_was_appended_before_the_lock_is_kept(log: str) -> None:
     write(log, GOOD + b"bad\n")
 

@@ -317,6 +317,17 @@ def test_a_file_that_grew_before_it_was_renamed_is_read_to_its_end(log: str) -> 
         assert numbers(found) == [3]
 
 
+def test_an_active_file_that_windows_still_lists_and_does_not_open_any_more_is_none(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was removed while somebody has it open. Then os.stat() finds it in its directory."""
+    append(log, 1)
+    rotate(log)
+    stat, listed = os.stat, os.stat(segments_of(log)[0].path)
+    monkeypatch.setattr(os, "stat", lambda path, **how: listed if path == log else stat(path, **how))
+    assert numbers(records(log)) == [1]
+
+
 def test_pruned_segments_are_passed_over(log: str) -> None:
     for number in range(4):
         append(log, number)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -109,14 +111,14 @@ def test_pruning_a_history_does_not_follow_a_link(folder, victim):
 @pytest.mark.parametrize("key", ["jo", "J" * 300])
 def test_a_store_of_documents_does_not_follow_a_link_that_came_a_moment_ago(folder, victim, monkeypatch, key):
     before = victim.read_bytes()
-    write = documents.write_bytes
+    write = documents._put
 
     def write_a_moment_later(path, data, **settings):
         if not os.path.lexists(path):
             os.symlink(victim, path)
         write(path, data, **settings)
 
-    monkeypatch.setattr(documents, "write_bytes", write_a_moment_later)
+    monkeypatch.setattr(documents, "_put", write_a_moment_later)
     store = DocumentStore(folder)
     store[key] = {"a": 1}
     with pytest.raises(OSError, match="not a regular file"):
@@ -145,6 +147,28 @@ def test_somebody_elses_link_in_a_directory_for_all_is_not_followed(sticky, tmp_
         make(link)
     assert target.exists() == exists
     assert os.listdir(sticky) == ["settings.json"]
+
+
+@as_root
+@pytest.mark.parametrize("make", [lambda path: atomic_write(path, dangling=True).write("{}"),
+                                  lambda path: StateFile(path).save({})])  # fmt: skip
+def test_somebody_elses_link_is_not_followed_whenever_it_comes_and_goes(sticky, victim, monkeypatch, make):
+    before, look, link = victim.read_bytes(), os.lstat, sticky / "settings.json"
+
+    def look_while_it_comes_and_goes(path, **how):
+        if path == str(link):
+            link.unlink(missing_ok=True)
+            if next(turns, False):
+                link.symlink_to(victim)
+                given_away(link)
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "lstat", look_while_it_comes_and_goes)
+    for there in product([True, False], repeat=6):
+        turns = iter(there)
+        with suppress(OSError):
+            make(str(link))
+        assert victim.read_bytes() == before, f"the link was there, or not: {there}"
 
 
 @as_root

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import posix_only
+from conftest import linux_only, posix_only
 from holdfast import DamagedState, FileLock, Snapshot, StateConflict, StateFile, Timeout, holders
 from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, in_another_thread, is_free
 
@@ -80,6 +80,32 @@ def test_the_revision_can_have_another_key(path):
     state.save({"revision": "my own"})
     assert content(path) == {"_v": 1, "revision": "my own"}
     assert state.load().data == {"revision": "my own"}
+
+
+@linux_only
+def test_loading_waits_for_a_file_server_that_gives_back_its_lease(path):
+    """As Samba and the NFS server of the kernel do, in some milliseconds."""
+    with Child(
+        """
+        import fcntl, signal
+        from holdfast import StateFile
+        StateFile(args[0]).save({"n": 1})
+        lease = os.open(args[0], os.O_RDONLY)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which it is asked
+        time.sleep = lambda nap: fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # while the reader naps
+        try:
+            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            say(f"there are no leases here: {error}")
+        else:
+            say(StateFile(args[0]).load().data)
+        """,
+        path,
+    ) as child:
+        heard = child.hear()
+    if heard.startswith("there are no leases"):
+        pytest.skip(heard)
+    assert heard == "{'n': 1}"
 
 
 def test_loading_takes_no_lock(path):

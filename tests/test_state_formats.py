@@ -436,13 +436,24 @@ LAUGHS = "a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
     ("text", "why"),
     [
         (LAUGHS, "far more than is written"),
+        (f"a: [&a {'x' * 5000}{', *a' * 500}]\n", "far more than is written"),
+        (f"a: [&a {'9' * 4000}{', *a' * 500}]\n", "far more than is written"),
         ("a: &a [*a]\n", "contains it"),
         ("a: &a {b: {c: *a}}\n", "contains it"),
         ("a: !!python/object/apply:os.system [touch executed]\n", "tag"),
         ("a: !!python/name:os.system\n", "tag"),
         ("revision: 0x" + "f" * 10000 + "\na: 1\n", "not a revision"),
     ],
-    ids=["a billion laughs", "a cycle", "a longer cycle", "a tag that calls", "a tag that names", "revision"],
+    ids=[
+        "a billion laughs",
+        "a long text",
+        "a long number",
+        "a cycle",
+        "a longer cycle",
+        "a tag that calls",
+        "a tag that names",
+        "revision",
+    ],
 )
 def test_yaml_that_means_harm_is_damage_and_nothing_else_happens(tmp_path, monkeypatch, text, why):
     pytest.importorskip("ruamel.yaml")

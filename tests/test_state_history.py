@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from conftest import linux_only, posix_only, replaces_open_files
 from holdfast import Change, JsonlFile, StateConflict, StateFile, ValueChange
 from holdfast._history import History
+from holdfast._texts import Text
 from support import PATIENCE, Child
 
 
@@ -98,6 +99,16 @@ def test_a_save_that_failed_is_not_recorded(state):
     with pytest.raises(ValueError, match="JSON"):
         state.save({"n": float("inf")})
     assert [change.revision for change in state.history()] == [1]
+
+
+@linux_only
+def test_recording_leaves_no_descriptor_to_the_collector(path, state, monkeypatch):
+    monkeypatch.delattr(Text, "__del__")  # as on PyPy, whose collector comes at some time
+    descriptors = set()
+    for number in range(5):
+        StateFile(path, history=True).save({"n": number})
+        descriptors.add(len(os.listdir("/proc/self/fd")))
+    assert len(descriptors) == 1
 
 
 def test_all_processes_write_one_history(path, state):

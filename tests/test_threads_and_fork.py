@@ -699,6 +699,7 @@ USES = {
     "atomic_write": ("atomic_write(path, lock=True)", "one.write('text')"),
     "DocumentStore": ("DocumentStore(path)", "one.update(key={}), one.flush()"),
     "StateFile, JSON": ("StateFile(path + '.json', history=True)", "one.save({}), one.save({'n': 1})"),
+    "StateFile without a history": ("StateFile(path + '.json')", "one.save({}), one.prune_history(0)"),
     "StateFile, YAML": ("StateFile(path + '.yaml', history=True)", "one.save({}), one.save({'n': 1})"),
     "StateFile, TOML": ("StateFile(path + '.toml', history=True)", "one.save({}), one.save({'n': 1})"),
     "repair": ("JsonlFile(path)", "one.append_bytes(b'bad'), one.append({}), one.repair()"),

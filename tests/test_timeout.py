@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from conftest import linux_only
-from holdfast import FileLock, Holder, ReadWriteLock, SoftFileLock, Timeout, holders
+from holdfast import FileLock, Holder, ReadWriteLock, SoftFileLock, Timeout, _holders, holders
 from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, until_it_waits
 
 HOLD_SHARED = """
@@ -45,6 +45,10 @@ def timeout_of(path, **arguments):
     with pytest.raises(Timeout) as caught:
         FileLock(path).acquire(**arguments)
     return caught.value
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def holder(path):
@@ -123,6 +127,15 @@ def test_the_error_of_a_single_try_names_no_seconds_and_looks_the_holders_up_whe
 
 
 @linux_only
+def test_a_look_for_the_holders_that_was_interrupted_is_made_again(path, monkeypatch):
+    with held_elsewhere(path) as child:
+        error = timeout_of(path, timeout=0)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(_holders, "look", interrupt)
+            _ = error.holders
+        assert [holder.pid for holder in error.holders] == [child.pid]
+
+
 def test_it_names_several_holders(path):
     with Child(HOLD_SHARED, path) as one, Child(HOLD_SHARED, path) as two:
         one.expect("held")

@@ -85,7 +85,6 @@ class Timeout(TimeoutError):
         """Who held the lock: looked up when the attempt gave up, or now if it was a single try."""
         if self._holders is None:
             holders: list[Holder] = []
-            self._holders = holders
             try:
                 from holdfast._holders import look
 
@@ -96,6 +95,7 @@ class Timeout(TimeoutError):
                 holders += [holder for holder in seen.holders if not holder.waiting]
                 if seen.unknown:
                     self._otherwise += f" ({seen.unknown[0].upper()}{seen.unknown[1:]}.)"
+            self._holders = holders
         return self._holders
 
     def _within(self, timeout: float) -> Timeout:

@@ -20,7 +20,6 @@ _SETTLED = 2.5
 """Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
 elsewhere of some milliseconds, in which a second change of the same length would not show."""
 
-
 _ATTEMPTS = 100
 """To read a file that is replaced meanwhile: on network file systems an open one may then be a stale handle."""
 
@@ -59,14 +58,13 @@ def read(path: str) -> Contents:
     >>> read("settings.json").data
     b'{}'
     """
-    attempts = _ATTEMPTS
-    while True:
+    for _ in range(_ATTEMPTS - 1):
         try:
             return _read(path)
         except OSError as error:
-            attempts -= 1
-            if error.errno != errno.ESTALE or not attempts:
+            if error.errno != errno.ESTALE:
                 raise
+    return _read(path)
 
 
 def _read(path: str) -> Contents:

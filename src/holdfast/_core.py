@@ -311,13 +311,17 @@ def _descriptor_of(opened: int) -> int:
 
 
 _PATIENCE = 2.0
-"""Seconds for which a file that another program has is tried again, on Windows: scanners are done with it by then."""
+"""Seconds for which a file that another program has is tried again. By then scanners on Windows are done with it, and
+file servers have given back a lease on it."""
+
+IN_USE = (BUSY, -errno.EACCES) if os.name == "nt" else (BUSY,)
+"""How the core says that another program has the file open that is to be replaced."""
 
 
 def patiently(call: Callable[[], int], *in_use: int) -> int:
-    """The result of a call; on Windows that of a later try, while the results say that the file is in use."""
+    """The result of a call, or of a later try, while the results say that the file is in use."""
     end, nap = deadline(_PATIENCE), 0.001
-    while (rc := call()) in in_use and os.name == "nt" and now() < end:
+    while (rc := call()) in in_use and now() < end:
         time.sleep(nap)
         nap = min(nap * 2, 0.1)
     return rc

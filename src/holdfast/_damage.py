@@ -246,10 +246,10 @@ def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict
                 return False
             try:
                 one.finish()
-            except (FileNotFoundError, _Changed):
-                if not file.final:
-                    raise
-                return False  # it was compressed, pruned, or repaired by somebody else
+            except (FileNotFoundError, _Changed) as error:
+                if file.final:
+                    return False  # it was compressed, pruned, or repaired by somebody else
+                raise OSError(error.errno, error.strerror, error.filename) from None  # of a class that users know
             repaired[file.number] = one
     return True
 

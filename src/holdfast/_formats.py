@@ -327,16 +327,20 @@ def _refuse_overgrown(data: Any, length: int) -> None:
         if isinstance(value, _Leaving):
             above.remove(value.container)
         elif isinstance(value, (Mapping, list, tuple, Set)):
-            room -= 1 + len(value)
             if id(value) in above:
                 raise ValueError("an alias stands for a value that contains it")
-            if room < 0:
-                raise ValueError("its aliases stand for far more than is written")
+            room -= 1 + len(value)
             above.add(id(value))
             todo.append(_Leaving(id(value)))
             todo += value
             if isinstance(value, Mapping):
                 todo += value.values()
+        elif isinstance(value, (str, bytes)):
+            room -= len(value)
+        elif isinstance(value, int):
+            room -= value.bit_length() // 4
+        if room < 0:
+            raise ValueError("its aliases stand for far more than is written")
 
 
 class _Leaving(NamedTuple):

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -80,7 +80,7 @@ class _Record:
             found = json.loads(line)
             head = _Head(int(found["revision"]), int(found["behind"]), _moment(found["time"]))
             changes = tuple(map(_value_change, found["changes"]))
-            pid, host = _if_any(int, found["pid"]), _if_any(str, found["host"])
+            pid, host = _none_or(int, found["pid"]), _none_or(str, found["host"])
             change = Change(head.revision, head.time, pid, host, changes)
             state = untagged(found["state"]) if head.behind == 0 else None
             return cls(head, change, str(found["before"]), str(found["after"]), state)
@@ -110,7 +110,7 @@ class History:
                 errno.EACCES, "the history is somebody else's, who could read it; remove it", self.path
             )
         last = _Record.parse(line or b"")
-        if not self._looked and last is not None and not _has_all(self.path, last, line or b""):
+        if not self._looked and last is not None and not _has_all(self.path, last.head.behind, line or b""):
             last = None
         self._looked = True
         behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
@@ -204,7 +204,8 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def _if_any(kind: type[Kind], value: Any) -> Kind | None:
+def _none_or(kind: type[Kind], value: Any) -> Kind | None:
+    """A value that must be None or of a kind: TypeError if it is not."""
     if value is None or type(value) is kind:
         return value
     raise TypeError(f"{value!r} is no {kind.__name__}")
@@ -279,18 +280,19 @@ def _made_whole(chain: list[bytes]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()  # in ASCII: half of a character can be written so, too
 
 
-def _has_all(path: str, last: _Record, line: bytes) -> bool:
-    """Whether the last state can be rebuilt. A power cut may have taken records before the last one, and left that."""
-    text = Text(path)
-    end = text.status().st_size - len(line)
-    start = max(end - last.head.behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+def _has_all(path: str, behind: int, line: bytes) -> bool:
+    """Whether the last state can be rebuilt. A power cut may have taken records before the last line, and left that."""
     chain = [line]
-    if last.head.behind > 0:
-        chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
+    if behind > 0:
+        with closing(Text(path)) as text:
+            end = text.status().st_size - len(line)
+            start = max(end - behind + 1, 0)  # where the changes begin, behind a line that has the whole state
+            chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
     try:
-        return _rebuilt(chain)[1] == last.after
+        _rebuilt(chain)
     except ValueError:
         return False
+    return True
 
 
 def _last_line(path: str) -> bytes | None:
@@ -299,7 +301,8 @@ def _last_line(path: str) -> bytes | None:
         text = Text(path)
     except FileNotFoundError:
         return None
-    return _line_before(text, text.status().st_size)
+    with closing(text):
+        return _line_before(text, text.status().st_size)
 
 
 def _line_before(text: Text, end: int) -> bytes:

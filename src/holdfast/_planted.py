@@ -13,7 +13,7 @@ def is_planted(path: str, found: os.stat_result | None = None, owner: int = -1) 
     Linux, told so by fs.protected_symlinks and fs.protected_regular, refuses the same, but only to programs that leave
     it to the system to follow links and to create files. Where the directory is not sticky, whoever owns a file does
     not tell who put it there. A second name of a file is always refused: whoever gave it that need not own the file.
-    `found` is what the system says of the file, if it is open already.
+    `found` is what the system says of the file, if it has been asked already.
 
     >>> from holdfast._planted import is_planted
     >>> is_planted(".")

@@ -305,20 +305,25 @@ def opened(segment: Segment) -> LogFile:
 
 def whole(path: str) -> list[LogFile | Segment]:
     """All files of a log as they are at one moment: its segments, and last the active file if there is one."""
+    active = _active(path)
     while True:
-        try:
-            active = LogFile(Text(path), 0, final=False)
-        except (FileNotFoundError, NotADirectoryError):
-            active = None
         segments = segments_of(path)
-        if active is None:
-            if identity_at(path) is None:
-                return [*segments]
-        elif active.is_named_by(path):
+        if active is not None and active.is_named_by(path):
             active.number = segments[-1].number + 1 if segments else 1
             return [*segments, active]
-        else:
-            active.text.close()
+        before, active = active, _active(path)
+        if before is not None:
+            before.text.close()
+        elif active is None:
+            return [*segments]
+
+
+def _active(path: str) -> LogFile | None:
+    """The active file of a log, open. Windows may still list one that was removed, and that cannot be opened again."""
+    try:
+        return LogFile(Text(path), 0, final=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _from(path: str, mark: Mark) -> list[LogFile | Segment]:

@@ -15,7 +15,7 @@ from holdfast._temporary import sweep, temporary_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
     from types import TracebackType
     from typing import IO, Any, Generic, Literal, TypeVar, overload
 
@@ -139,9 +139,7 @@ class AtomicFile(_OfKind["Kind"]):
         if self._file is not None:
             with self._naming_the_file():
                 self._file.close()  # which writes what is left in its buffer
-        rc = _core.patiently(
-            lambda: self._new.replace(self._scratch, self._target, self._flags), _core.BUSY, -errno.EACCES
-        )
+        rc = _core.patiently(lambda: self._new.replace(self._scratch, self._target, self._flags), *_core.IN_USE)
         if rc in (0, _core.NOT_DURABLE):
             self._scratch = ""
         self._check(rc)
@@ -227,10 +225,8 @@ def target_of(path: str, dangling: bool) -> str:
     """The file that a path means, at the end of all links."""
     if not os.path.islink(path):
         return path
-    if any(map(is_planted, _links_from(path))):
-        text = "the path leads through a link that somebody else put into a directory for all; remove the link"
-        raise PermissionError(errno.EACCES, text, path)
-    target = os.path.realpath(path)
+    # There are no directories for all on Windows, and links are kept in a spelling of their own.
+    target = os.path.realpath(path) if os.name == "nt" else _end_of_links(path)
     if os.path.islink(target):
         raise OSError(errno.ELOOP, "the path leads through links that lead to each other; mend the links", path)
     if not dangling and not os.path.lexists(target):
@@ -241,13 +237,25 @@ def target_of(path: str, dangling: bool) -> str:
     return target
 
 
-def _links_from(path: str) -> Iterator[str]:
-    """A link, and those that it leads through, as far as the system would follow them."""
+def _end_of_links(path: str) -> str:
+    """What links lead to, as far as the system would follow them.
+
+    Each is judged before it is followed, and what is no link then is the end: there may be another one at any moment.
+    """
+    end = path
     for _ in range(40):
-        if not os.path.islink(path):
-            return
-        yield path
-        path = os.path.join(os.path.dirname(path), os.readlink(path))
+        try:
+            found = os.lstat(end)
+        except OSError:
+            break
+        if not stat.S_ISLNK(found.st_mode):
+            break
+        if is_planted(end, found):
+            text = "the path leads through a link that somebody else put into a directory for all; remove the link"
+            raise PermissionError(errno.EACCES, text, path)
+        end = os.path.join(os.path.dirname(end), os.readlink(end))
+    directory, name = os.path.split(end)
+    return os.path.join(os.path.realpath(directory), name)
 
 
 def _is_replacing(target: str, flags: int) -> bool:
@@ -338,7 +346,7 @@ def atomic_write(
 
 
 def replacing(path: str, durable: bool = True) -> AtomicFile[bytes]:
-    """The same for a file of the package's own, whose name anybody can foresee: a link in its place is an error."""
+    """atomic_write() for a file of the package's own. Anybody can foresee its name: a link in its place is an error."""
     return AtomicFile(
         path,
         "wb",

@@ -669,8 +669,8 @@ class DocumentStore(Mapping):
         if is_long(os.path.basename(document.path)):
             companion, key = companion_of(document.path), bytes_of(document.key)
             if _read(companion).data != key:
-                write_bytes(companion, key, durable=self._durable)
-        write_bytes(document.path, data, durable=self._durable)
+                _put(companion, key, durable=self._durable)
+        _put(document.path, data, durable=self._durable)
 
     def _remove(self, document: Document) -> None:
         with suppress(FileNotFoundError):
@@ -1006,7 +1006,7 @@ def _read(path: str) -> Contents:
     return _contents.read(path)
 
 
-def write_bytes(path: str, data: bytes, *, durable: bool) -> None:
+def _put(path: str, data: bytes, *, durable: bool) -> None:
     """Replace a file of a store, which is no link, also when there was none a moment ago."""
     replacing(path, durable).write(data)
 

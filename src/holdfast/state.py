@@ -20,7 +20,7 @@ from holdfast._contents import Contents, fingerprint
 from holdfast._formats import Unreadable, format_of
 from holdfast._temporary import this_process
 from holdfast._typed import converters
-from holdfast.atomic import target_of, write_bytes
+from holdfast.atomic import replacing, target_of
 from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
@@ -455,7 +455,7 @@ class StateFile(OfData["Data"]):
             after = self._parse(Contents(contents, None))  # the state as everybody will read it
         except Unreadable as error:
             raise ValueError(f"{self._path!r} could not be read again with these data: {error.reason}") from error
-        write_bytes(target, contents, durable=self._durable)
+        replacing(target, self._durable).write(contents)
         if self._meter is not None:
             _core.meter_add(self._meter, _core.WRITES, 1)
         self._known = after
@@ -529,6 +529,7 @@ class StateFile(OfData["Data"]):
 
         if not keep_days >= 0:
             raise ValueError(f"keep_days must be 0 or more, not {keep_days!r}")
+        self._history_of(self._path)  # imported now, as by __init__()
         before = datetime.now(timezone.utc) - timedelta(days=min(keep_days, 100_000))
         return lambda target: self._history_of(target).prune(before)
 

@@ -82,16 +82,26 @@ def progress(total: float, unit: str, what: str) -> Progress:
     return Progress(total, unit, what)
 
 
-def show(text: str) -> None:
+def on_terminal() -> bool:
+    """Whether what is printed goes to a terminal. There may be no stdout, if whoever started us has closed it.
+
+    >>> from holdfast.cli._output import on_terminal
+    >>> on_terminal()
+    False
+    """
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(text: str, flush: bool = False) -> None:
     """Print a text. On a terminal, what somebody else put into it must not be obeyed; others get it as it is.
 
     >>> from holdfast.cli._output import show
     >>> show("events.jsonl: no damage.")
     events.jsonl: no damage.
     """
-    if sys.stdout is not None and sys.stdout.isatty():
+    if on_terminal():
         text = "\n".join(map(harmless, text.split("\n")))
-    print(text)
+    print(text, flush=flush)
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import time
 from holdfast._process import command_of, started
 from holdfast._shown import harmless
 from holdfast._survey import Circle, Lock, Survey, survey
-from holdfast.cli._output import as_json, show, table
+from holdfast.cli._output import as_json, on_terminal, show, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,14 +44,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _look(options: argparse.Namespace) -> int:
-    import sys
-
     seen = survey(options.paths)
     text = as_json(_as_dict(seen)) if options.json else "\n".join(_report(seen, options.paths))
-    clear = _CLEAR_SCREEN if options.watch and not options.json and sys.stdout.isatty() else ""
+    clear = _CLEAR_SCREEN if options.watch and not options.json and on_terminal() else ""
     print(clear, end="")
-    show(text)
-    sys.stdout.flush()
+    show(text, flush=True)
     return 0 if seen.locks else 1
 
 

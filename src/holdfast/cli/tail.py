@@ -16,7 +16,7 @@ from holdfast._reading import decode_json, whole
 from holdfast._segments import Segment, open_segment, segments_of
 from holdfast._texts import ZippedText, identity
 from holdfast.cli import DONE, INTERRUPTED, NO, NO_READER, say
-from holdfast.cli._output import show
+from holdfast.cli._output import on_terminal, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class _Tail:
             self.damaged = True
             _flush()  # so that it is told at its place
             say(f"{item.path}, byte {item.offset:,}: {item.reason}; left out: {item.line[:40]!r}")
-        elif sys.stdout is not None and sys.stdout.isatty():
+        elif on_terminal():
             show(str(item[0], "utf-8"))
         elif sys.stdout is not None:
             sys.stdout.buffer.write(item[0] + b"\n")  # in the file's encoding, whatever the terminal's is
