@@ -28,11 +28,11 @@ def check(lock: str, wait: str, tickets: str) -> None:
     """Note a row about a lock and a way to wait."""
     crowd = CROWD._replace(kills=0) if lock in work.NO_KILLS else CROWD
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
-        sections, wrong = contend(lock, wait, crowd, folder, tickets)
+        sections, wrong, killed = contend(lock, wait, crowd, folder, tickets)
     wrong += history.violations(sections)
     if len(sections) < crowd.processes * crowd.threads * crowd.sections:  # which those do that are not killed
         wrong.append(f"only {len(sections)} sections")
-    _row(f"{lock}, {wait}", len(sections), wrong, f"sections, {crowd.kills} processes killed")
+    _row(f"{lock}, {wait}", len(sections), wrong, f"sections, {killed} processes killed")
 
 
 def check_from_outside(at_work: str, tickets: str) -> None:
@@ -58,7 +58,7 @@ def catch(fault: str, tickets: str) -> None:
     """The control: what does not exclude is caught."""
     for attempt in range(1, 100):
         with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
-            sections, _ = contend(fault, "waiting", CROWD._replace(kills=0), folder, tickets)
+            sections, _, _ = contend(fault, "waiting", CROWD._replace(kills=0), folder, tickets)
         found = history.violations(sections)
         if any(text.startswith("inside together") for text in found) and any("given twice" in text for text in found):
             evidence.row(TARGET, f"control: {fault}", passed=1, note=f"caught in history {attempt}")

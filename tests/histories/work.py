@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -203,14 +203,8 @@ def work(history: History, lock: str, wait: str, path: str, places: list[int], s
         return
     make = FAULTS[lock] if lock in FAULTS else LOCKS[lock][0]
     enters = _for_each(places, lambda: make(path, wait))
-    threads = [
-        threading.Thread(target=_work, args=(history, enter, lock, place, sections))
-        for place, enter in zip(places, enters, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(places)) as pool:  # which tells of an exception, as a Thread does not
+        list(pool.map(lambda place, enter: _work(history, enter, lock, place, sections), places, enters))
 
 
 def _for_each(places: list[int], make: Callable[[], Made]) -> list[Made]:
