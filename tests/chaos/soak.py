@@ -23,7 +23,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from crew import PATIENCE, cells, ended, forked, kill
+from crew import PATIENCE, alive, cells, ended, forked, kill
 from everything import Everything, litter_in, numbers_in
 
 import evidence
@@ -51,8 +51,8 @@ class Soak:
 
     def run(self, show: bool) -> None:
         """Let them work. An error is one of theirs; it has been printed."""
-        processes = [forked(lambda number=number: self._live(number)) for number in range(PROCESSES)]
-        try:
+        with alive():
+            processes = [forked(lambda number=number: self._live(number)) for number in range(PROCESSES)]
             began = time.monotonic()
             while (passed := time.monotonic() - began) < self.seconds:
                 time.sleep(min(self.seconds / 10, 60))
@@ -60,10 +60,6 @@ class Soak:
                     last = ", ".join(f"{what} {self._last(number)}" for number, what in enumerate(MEASURES))
                     print(f"{passed:5.0f} s: {sum(self.operations):,} operations; {last}", flush=True)
             assert ended(*processes), "a process has failed"
-            processes.clear()
-        finally:
-            for pid in processes:
-                kill(pid)
         assert [*numbers_in(self.folder).values()] == [sum(self.counted[place::2]) for place in range(2)]
         write_text(f"{self.folder}/visited.txt", "")  # the next writer removes what visitors left
         with SoftFileLock(f"{self.folder}/visited.soft", timeout=0):

@@ -90,10 +90,12 @@ def test_a_lock_whose_owner_is_somebody_elses_process_stays(tmp_path):
     with subprocess.Popen(["/bin/sleep", "600"], user=65534, group=65534, extra_groups=[]) as other:
         from holdfast.owner import _start_token
 
-        (tmp_path / "a.lock").write_bytes(Owner(other.pid, host_name(), _start_token(other.pid)).record())
-        with pytest.raises(Timeout, match=str(other.pid)):
-            SoftFileLock(tmp_path / "a.lock", timeout=0).acquire()
-        other.kill()
+        try:
+            (tmp_path / "a.lock").write_bytes(Owner(other.pid, host_name(), _start_token(other.pid)).record())
+            with pytest.raises(Timeout, match=str(other.pid)):
+                SoftFileLock(tmp_path / "a.lock", timeout=0).acquire()
+        finally:
+            other.kill()
     with SoftFileLock(tmp_path / "a.lock", timeout=0):  # and it is taken over when that has ended
         pass
 
