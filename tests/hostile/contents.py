@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+import evidence
 from holdfast import DamagedState, DocumentStore, FileLock, JsonlFile, SoftFileLock, StateFile, Timeout, holders
 from holdfast.owner import Owner, host_name
 
-FULL = os.environ.get("HOLDFAST_FULL") == "1"
 MB = 1 << 20
-BOMB = (1024 if FULL else 192) * MB
+BOMB = (1024 if evidence.FULL else 192) * MB
 ROOM = 160 * MB  # which is far less than a bomb, and more than what Python and some lines need
 
 pytestmark = pytest.mark.timeout(3600)  # a busy machine takes its time over bombs
