@@ -258,7 +258,10 @@ def append(lock_file: str, history: History) -> None:
 
 
 def _which_and_how_long(lock_file: str) -> int:
-    status = os.stat(lock_file)
+    try:
+        status = os.stat(lock_file)
+    except FileNotFoundError:  # without a lock one sees it between two
+        return 0
     return hash((status.st_ino, status.st_size)) % 2**64
 
 
@@ -274,9 +277,11 @@ def _documents_beside(lock_file: str) -> int:
     return hash(tuple(sorted(each for each in found if each[0][0] != "."))) % 2**64
 
 
-def watch(history: History, at_work: str, lock_file: str, place: int, sections: int) -> None:
+def watch(
+    history: History, at_work: str, lock: AbstractContextManager[object], lock_file: str, place: int, sections: int
+) -> None:
     """Note what is there at the beginning and at the end of sections."""
-    lock, look = FileLock(lock_file), AT_WORK[at_work].look
+    look = AT_WORK[at_work].look
     for number in range(sections):
         history.ask(place, number)
         with lock:
