@@ -288,6 +288,9 @@ def watch(
             for _ in history.watch(place, number, lambda: look(lock_file)):
                 _rest()
         history.leave(place, number)
+        before, end = look(lock_file), time.monotonic() + 1
+        while look(lock_file) == before and time.monotonic() < end:  # who locks again at once keeps others from working
+            time.sleep(SOON)
 
 
 class AtWork(NamedTuple):
