@@ -91,7 +91,7 @@ test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other proces
 
 fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
 	bash tools/need.sh clang=clang,libclang-rt-dev
-	bash tools/fuzz.sh $(BIN)
+	PYTHONPATH=$(CURDIR)/tools bash tools/fuzz.sh $(BIN)
 
 lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/ruff check .
