@@ -21,9 +21,10 @@ import threading
 import time
 import traceback
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from crew import PATIENCE, alive, cells, ended, forked, kill
+from crew import alive, cells, ended, forked, kill
 from everything import Everything, litter_in, numbers_in
 
 import evidence
@@ -50,16 +51,15 @@ class Soak:
         self.operations = cells(PROCESSES)
         self.counted = cells(2 * PROCESSES)
 
-    def run(self, show: bool) -> None:
-        """Let them work. An error is one of theirs; it has been printed."""
+    def run(self) -> None:
+        """Let them work, and show how far they are. An error is one of theirs; it has been printed."""
         with alive():
             processes = [forked(lambda number=number: self._live(number)) for number in range(PROCESSES)]
             began = time.monotonic()
             while (passed := time.monotonic() - began) < self.seconds:
                 time.sleep(min(self.seconds / 10, 60))
-                if show:
-                    last = ", ".join(f"{what} {self._last(number)}" for number, what in enumerate(MEASURES))
-                    print(f"{passed:5.0f} s: {sum(self.operations):,} operations; {last}", flush=True)
+                last = ", ".join(f"{what} {self._last(number)}" for number, what in enumerate(MEASURES))
+                print(f"{passed:5.0f} s: {sum(self.operations):,} operations; {last}", flush=True)
             assert ended(*processes), "a process has failed"
         assert [*numbers_in(self.folder).values()] == [sum(self.counted[place::2]) for place in range(2)]
         write_text(f"{self.folder}/visited.txt", "")  # the next writer removes what visitors left
@@ -90,31 +90,26 @@ class Soak:
             for number in range(THREADS + 1)
         ]
         over = threading.Event()
-        failed: list[BaseException] = []
-
-        def use(one: Everything) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            threads = [pool.submit(self._use, process, one, over) for one in users[1:]]
+            began = time.monotonic()
             try:
-                while not over.is_set():
-                    one.do(1)
+                while (passed := time.monotonic() - began) < self.seconds and not any(map(Future.done, threads)):
+                    self._step(users[0])
                     self.operations[process] += 1
-            except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
-                failed.append(error)
-
-        threads = [threading.Thread(target=use, args=(one,)) for one in users[1:]]
+                    self._sample(process, int(passed / self.seconds * SAMPLES))
+            finally:
+                over.set()
         for thread in threads:
-            thread.start()
-        began = time.monotonic()
-        try:
-            while (passed := time.monotonic() - began) < self.seconds and not failed:
-                self._step(users[0])
-                self.operations[process] += 1
-                self._sample(process, int(passed / self.seconds * SAMPLES))
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join(PATIENCE)
-        for error in failed:
-            raise error
+            thread.result()
+        self._settle(process, users)
+
+    def _use(self, process: int, one: Everything, over: threading.Event) -> None:
+        while not over.is_set():
+            one.do(1)
+            self.operations[process] += 1
+
+    def _settle(self, process: int, users: list[Everything]) -> None:
         for one in users:
             one.check()
             for place, name in enumerate(one.counted):
@@ -184,7 +179,7 @@ def soak(target: str, seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="holdfast-soak-") as folder:
         one = Soak(folder, seconds)
         try:
-            one.run(show=True)
+            one.run()
         except Exception as error:  # noqa: BLE001 - it is a row of the table
             traceback.print_exc()
             evidence.row(target, "soak", failed=1, note=str(error).splitlines()[0][:200])

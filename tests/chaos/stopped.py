@@ -8,9 +8,8 @@ import time
 
 import pytest
 from crew import alive, cells, ended, forked, until
-from files import Documents, Replaced, States
-from holding import HOLDS, AsyncLocks, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks, alone
-from logs import CompressedLogs, Logs, RotatedLogs
+from holding import HOLDS, alone
+from scenarios import SCENARIOS
 
 import evidence
 from holdfast import Timeout
@@ -68,13 +67,7 @@ def test_a_waiter_that_is_stopped_past_its_deadline_gives_up_when_it_goes_on(nam
         assert ended(waiter)
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        Locks, OfdLocks, SoftLocks, ReadWriteLocks, ManyLocks, AsyncLocks,
-        Logs, RotatedLogs, CompressedLogs, States, Documents, Replaced,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_processes_that_are_stopped_at_random_moments_break_nothing(scenario, tmp_path):
     one = scenario(str(tmp_path), 0)
     one.crew.stop(200 if evidence.FULL else 12)
