@@ -60,7 +60,7 @@ test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the pac
 	bash tools/test_py_sanitize.sh $(BIN)
 
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
-	bash tools/test_hostile.sh $(BIN)
+	PYTHONPATH=tools bash tools/test_hostile.sh $(BIN)
 
 test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
@@ -91,7 +91,7 @@ test-platforms: $(VENV)/.group-cross $(VENV)/.wheel ## the suite on other proces
 
 fuzz: $(VENV)/.installed $(VENV)/.group-test $(VENV)/.group-fuzz ## fuzz whatever reads files (FUZZ_SECONDS each)
 	bash tools/need.sh clang=clang,libclang-rt-dev
-	bash tools/fuzz.sh $(BIN)
+	PYTHONPATH=$(CURDIR)/tools bash tools/fuzz.sh $(BIN)
 
 lint: $(VENV)/.installed $(VENV)/.group-lint ## check style and types
 	$(BIN)/ruff check .

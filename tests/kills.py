@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from holdfast import JsonlFile
@@ -49,14 +49,18 @@ def kill_writers(path: str, kills: int, **settings: object) -> tuple[list[int], 
             def start(writer: int) -> Callable[[], None]:
                 return (_fork if hasattr(os, "fork") else _spawn)(path, writer, notes, settings)
 
-            living = [start(writer) for writer in range(WRITERS)]
-            for writer in range(WRITERS, WRITERS + kills):
-                time.sleep(random.random() * 0.02)
-                victim = random.randrange(WRITERS)
-                living[victim]()
-                living[victim] = start(writer)
-            for kill in living:
-                kill()
+            living: dict[int, Callable[[], None]] = {}
+            try:
+                for writer in range(WRITERS):
+                    living[writer] = start(writer)
+                for writer in range(WRITERS, WRITERS + kills):
+                    time.sleep(random.random() * 0.02)
+                    living.pop(random.choice([*living]))()
+                    living[writer] = start(writer)
+            finally:
+                with ExitStack() as last:  # kills all, also when one has failed
+                    for kill in living.values():
+                        last.callback(kill)
             return acknowledged.tolist(), time.monotonic() - began
 
 

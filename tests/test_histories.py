@@ -75,7 +75,7 @@ def test_a_lock_that_does_not_exclude_is_caught(tmp_path, tickets, lock):
     for attempt in range(20):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        sections, _ = contend(lock, "waiting", Crowd(2, 3, 20, 0), str(folder), tickets)
+        sections, _, _ = contend(lock, "waiting", Crowd(2, 3, 20, 0), str(folder), tickets)
         caught += any(text.startswith("inside together") for text in history.violations(sections))
         if caught:
             break
@@ -98,6 +98,6 @@ def test_a_lock_that_does_not_exclude_is_caught(tmp_path, tickets, lock):
     ],
 )
 def test_nobody_is_inside_with_a_writer_when_holders_are_killed(tmp_path, tickets, lock, wait):
-    sections, wrong = contend(lock, wait, Crowd(3, 2, 15, 2), str(tmp_path), tickets)
+    sections, wrong, _ = contend(lock, wait, Crowd(3, 2, 15, 2), str(tmp_path), tickets)
     assert wrong + history.violations(sections) == []
     assert len(sections) >= 3 * 2 * 15

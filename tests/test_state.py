@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickle
@@ -328,6 +329,14 @@ def test_a_link_that_leads_elsewhere_when_the_lock_has_come_is_followed_there(tm
         holder.tell()
         assert saving.result(PATIENCE) == 2
     assert (content(first)["n"], content(second)["n"]) == (0, 11)
+
+
+@posix_only
+def test_a_path_through_a_link_to_itself_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="mend it") as raised:
+        StateFile(tmp_path / "loop" / "state.json").load()
+    assert raised.value.errno == errno.ELOOP
 
 
 def test_text_is_written_as_it_is_and_a_line_for_each_item(path):

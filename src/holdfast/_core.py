@@ -503,6 +503,7 @@ _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
 # The same, of a file that is only read.
 _READ_OUTCOMES: dict[int, tuple[int, str]] = {
     lib.HF_BUSY: (errno.EACCES, "another program keeps the file for itself, so it cannot be read; close it there"),
+    lib.HF_SYMLINK: (errno.ELOOP, "a link in the path is not followed, or leads back to itself; mend it"),
     lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file but a FIFO, a device or a socket; name another"),
     -errno.EACCES: (errno.EACCES, "no permission to read this file; ask for it, or name another"),
 }

@@ -37,21 +37,20 @@ def test_each_of_a_crowd_of_waiting_processes_gets_the_lock(name, tmp_path):
 
 
 def test_each_of_a_crowd_of_readers_and_writers_gets_the_lock(tmp_path):
-    path, total = str(tmp_path / "the.lock"), cells(1)
+    path, crew, counted = str(tmp_path / "the.lock"), Crew([]), Counted(200)
 
-    def write():
+    def write(number):
         with ReadWriteLock(path).write_lock():
-            total[0] += 1
+            counted.change(Worker(crew, 0, number))
 
-    def read():
+    def read(_):
         with ReadWriteLock(path).read_lock():
-            before = total[0]
-            assert total[0] == before
+            counted.look()
 
     with ReadWriteLock(path).write_lock():
-        waiters = [forked((write, read)[number % 2]) for number in range(200)]
+        waiters = [forked(lambda number=number: (write, read)[number % 2](number)) for number in range(200)]
     assert ended(*waiters)
-    assert total[0] == 100
+    assert counted.check(0) == 100
 
 
 def test_each_of_a_thousand_threads_gets_the_lock(tmp_path):

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 from crew import Crew, Worker, cells
-from files import Documents, Replaced, States
-from holding import AsyncLocks, Counted, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks
-from logs import CompressedLogs, Logs, RotatedLogs
+from holding import Counted
+from scenarios import SCENARIOS
 
 import evidence
 from holdfast import FileLock, JsonlFile, ReadWriteLock, SoftFileLock, Timeout, holders
@@ -135,13 +134,7 @@ def test_an_append_that_a_signal_handler_ends_has_happened_whole_or_not_at_all(t
         assert counts[writer] >= certain[writer] > 0
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        Locks, OfdLocks, SoftLocks, ReadWriteLocks, ManyLocks, AsyncLocks,
-        Logs, RotatedLogs, CompressedLogs, States, Documents, Replaced,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_signals_from_outside_disturb_nobody(scenario, tmp_path):
     one = scenario(str(tmp_path), 0)
     one.crew.pester(20_000 if evidence.FULL else 1000)

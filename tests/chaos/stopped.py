@@ -7,10 +7,9 @@ import signal
 import time
 
 import pytest
-from crew import cells, ended, forked, until
-from files import Documents, Replaced, States
-from holding import HOLDS, AsyncLocks, Locks, ManyLocks, OfdLocks, ReadWriteLocks, SoftLocks, alone
-from logs import CompressedLogs, Logs, RotatedLogs
+from crew import alive, cells, ended, forked, until
+from holding import HOLDS, alone
+from scenarios import SCENARIOS
 
 import evidence
 from holdfast import Timeout
@@ -36,15 +35,16 @@ def test_who_waits_for_a_stopped_holder_times_out_or_gets_the_lock_when_it_goes_
             pass
         assert time.monotonic() - began >= 0.2
 
-    holder = forked(work)
-    until(lambda: held[0], holder)
-    os.kill(holder, signal.SIGSTOP)
-    patient = forked(wait)
-    assert ended(*[forked(give_up) for _ in range(3)])
-    assert not got[0]
-    os.kill(holder, signal.SIGCONT)
-    release[0] = 1
-    assert ended(holder, patient)
+    with alive():
+        holder = forked(work)
+        until(lambda: held[0], holder)
+        os.kill(holder, signal.SIGSTOP)
+        patient = forked(wait)
+        assert ended(*[forked(give_up) for _ in range(3)])
+        assert not got[0]
+        os.kill(holder, signal.SIGCONT)
+        release[0] = 1
+        assert ended(holder, patient)
 
 
 @pytest.mark.parametrize("name", HOLDS)
@@ -57,7 +57,7 @@ def test_a_waiter_that_is_stopped_past_its_deadline_gives_up_when_it_goes_on(nam
         with pytest.raises(Timeout), alone(hold)(path, 0.3):
             pass
 
-    with hold(path, 0):
+    with hold(path, 0), alive():
         waiter = forked(give_up)
         until(lambda: began[0], waiter)
         time.sleep(0.1)
@@ -67,13 +67,7 @@ def test_a_waiter_that_is_stopped_past_its_deadline_gives_up_when_it_goes_on(nam
         assert ended(waiter)
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        Locks, OfdLocks, SoftLocks, ReadWriteLocks, ManyLocks, AsyncLocks,
-        Logs, RotatedLogs, CompressedLogs, States, Documents, Replaced,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_processes_that_are_stopped_at_random_moments_break_nothing(scenario, tmp_path):
     one = scenario(str(tmp_path), 0)
     one.crew.stop(200 if evidence.FULL else 12)

@@ -35,6 +35,7 @@ ATTEMPTS = 3  # at coming to a call, where threads take turns
 NOT_TRACED = "strace makes no file system lack anything, and is seen by what looks at other processes"
 NO_SAMPLES = f"strace counts the calls of threads apart; {NOT_TRACED}"
 POLLED = ("FileLock", "lock_all", "append")
+NAMED = [part for part in sys.argv[1:] if part != "--polling"]
 MOST = 2000  # cases of an operation in the short form
 
 _operations: dict[str, Operation] = {}
@@ -46,7 +47,7 @@ def _chosen() -> list[Operation]:
     return [
         operation
         for operation in operations(evidence.FULL)
-        if not sys.argv[1:] or any(part in operation.name for part in sys.argv[1:])
+        if not NAMED or any(part in operation.name for part in NAMED)
     ]
 
 
@@ -199,7 +200,7 @@ def _check_table() -> None:
 def _inject_polling() -> None:
     """The same in a process whose locks wait by polling, which is decided when it starts."""
     polling = {**os.environ, "HOLDFAST_WAIT": "poll"}
-    if subprocess.run([sys.executable, __file__, *POLLED], env=polling, check=False).returncode != 0:
+    if subprocess.run([sys.executable, __file__, "--polling", *POLLED], env=polling, check=False).returncode != 0:
         evidence.row(TARGET, "with HOLDFAST_WAIT=poll", failed=1, note="it did not come to its end")
 
 
@@ -220,7 +221,7 @@ def inject() -> None:
 def main() -> int:
     """Run what can be run here, and end with the table."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clear up
-    if os.environ.get("HOLDFAST_WAIT") == "poll":
+    if "--polling" in sys.argv:  # see _inject_polling()
         inject()
         return 0
     evidence.begin(TARGET, sys.argv[1:])
@@ -231,7 +232,7 @@ def main() -> int:
     else:
         trap.build()
         inject()
-        if evidence.FULL and not sys.argv[1:]:
+        if evidence.FULL and not NAMED:
             _inject_polling()
     return evidence.end(TARGET)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-PATIENCE = float(os.environ.get("HOLDFAST_PATIENCE", "120"))
+PATIENCE = 120.0
 """Seconds after which what should come will not come; nothing is measured with it."""
 
 

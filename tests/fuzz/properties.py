@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readers import READERS
 
+import evidence
 from holdfast._checkpoint import BEGINNING
 from holdfast.owner import Owner, host_name
 
-FULL = os.environ.get("HOLDFAST_FULL") == "1"
-EXAMPLES = 3000 if FULL else 60
+EXAMPLES = 3000 if evidence.FULL else 60
 
 ME = Owner.myself()
 HISTORY = {

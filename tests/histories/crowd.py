@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from signal import SIGKILL
 from typing import NamedTuple
 
 from history import History, Section
@@ -41,9 +41,10 @@ def processes() -> Iterator[list[int]]:
             kill(pid)
 
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def kill(pid: int) -> int:
+    """Kill a process. How it ended: it may have done so by itself before."""
+    os.kill(pid, SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def finish(pids: list[int]) -> list[str]:
@@ -70,8 +71,18 @@ class Crowd(NamedTuple):
     kills: int
 
 
-def contend(lock: str, wait: str, crowd: Crowd, folder: str, tickets: str) -> tuple[list[Section], list[str]]:
-    """Let processes go in and out, some of which are killed and replaced. The history, and what else went wrong."""
+class Found(NamedTuple):
+    """What came of it."""
+
+    sections: list[Section]
+    wrong: list[str]
+    """Besides what the history tells."""
+    killed: int
+    """How many processes, of those that were to be killed, had not come to their end before."""
+
+
+def contend(lock: str, wait: str, crowd: Crowd, folder: str, tickets: str) -> Found:
+    """Let processes go in and out, some of which are killed and replaced."""
     started, path = 0, f"{folder}/the.lock"
     places = (crowd.processes + crowd.kills) * crowd.threads
     noted = History(f"{folder}/history", tickets, places, crowd.sections)
@@ -82,14 +93,16 @@ def contend(lock: str, wait: str, crowd: Crowd, folder: str, tickets: str) -> tu
         started += 1
         return start(lambda: work(noted, lock, wait, path, [*mine], crowd.sections))
 
+    statuses: list[int] = []
     with processes() as pids:
         pids += [start_one() for _ in range(crowd.processes)]
         for _ in range(crowd.kills):
             _wait_for_ticket(noted, noted.tickets + random.randrange(1, 60))
-            kill(pids.pop(random.randrange(len(pids))))
+            statuses.append(kill(pids.pop(random.randrange(len(pids)))))
             pids.append(start_one())
         wrong = finish(pids)
-    return noted.sections(range(places)), wrong
+    wrong += [f"a process ended with {status} before its kill" for status in statuses if status not in {0, -SIGKILL}]
+    return Found(noted.sections(range(places)), wrong, statuses.count(-SIGKILL))
 
 
 def _wait_for_ticket(noted: History, ticket: int) -> None:

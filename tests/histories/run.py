@@ -10,33 +10,38 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import history
 import work
-from crowd import Crowd, contend, finish, processes, start
+from crowd import Crowd, Found, contend, finish, processes, start
 
 import evidence
+from holdfast import FileLock
 
 TARGET = "test-exclusion"
 CROWD = Crowd(8, 4, 400, 16) if evidence.FULL else Crowd(3, 2, 25, 2)
 WATCHERS = 2
-POLLING = os.environ.get("HOLDFAST_WAIT") == "poll"
+POLLING = "--polling" in sys.argv  # said to the process that does this part, below
+NAMED = [name for name in sys.argv[1:] if name != "--polling"]
 
 
 def check(lock: str, wait: str, tickets: str) -> None:
     """Note a row about a lock and a way to wait."""
     crowd = CROWD._replace(kills=0) if lock in work.NO_KILLS else CROWD
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
-        sections, wrong = contend(lock, wait, crowd, folder, tickets)
+        sections, wrong, killed = contend(lock, wait, crowd, folder, tickets)
     wrong += history.violations(sections)
     if len(sections) < crowd.processes * crowd.threads * crowd.sections:  # which those do that are not killed
         wrong.append(f"only {len(sections)} sections")
-    _row(f"{lock}, {wait}", len(sections), wrong, f"sections, {crowd.kills} processes killed")
+    _row(f"{lock}, {wait}", len(sections), wrong, f"sections, {killed} processes killed")
 
 
-def check_from_outside(at_work: str, tickets: str) -> None:
-    """Note a row about those who are at work under a lock of their own, which others take from outside."""
+def watched(at_work: str, tickets: str, lock: Callable[[str], AbstractContextManager[object]]) -> Found:
+    """Let some be at work under a lock of their own, which others take from outside, or do not."""
     name, job, _ = work.AT_WORK[at_work]
     sections = CROWD.sections
     with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
@@ -46,21 +51,39 @@ def check_from_outside(at_work: str, tickets: str) -> None:
         with processes() as busy, processes() as watchers:
             busy += [start(lambda: job(lock_file, noted)) for _ in range(CROWD.processes)]
             for place in range(WATCHERS):
-                watchers.append(start(lambda: work.watch(noted, at_work, lock_file, place, sections)))  # noqa: B023 - forked at once
+                watch = partial(work.watch, noted, at_work, lock(lock_file), lock_file, place, sections)
+                watchers.append(start(watch))
             wrong = finish(watchers)
             noted.end()
             wrong += finish(busy)
-        seen = noted.sections(range(WATCHERS))
-    _row(at_work, len(seen), wrong + history.violations_seen(seen), "sections that watched it from outside")
+        return Found(noted.sections(range(WATCHERS)), wrong, 0)
 
 
-def catch(fault: str, tickets: str) -> None:
+def check_from_outside(at_work: str, tickets: str) -> None:
+    """Note a row about what is locked from outside."""
+    seen, wrong, _ = watched(at_work, tickets, FileLock)
+    wrong += history.violations_seen(seen)
+    if len({section.read[0] for section in seen}) < 2:
+        wrong.append("nothing has changed between sections either")
+    _row(at_work, len(seen), wrong, "sections that watched it from outside")
+
+
+def changed(at_work: str, tickets: str) -> list[str]:
+    """What is found where nobody outside has the lock."""
+    return history.violations_seen(watched(at_work, tickets, nullcontext).sections)
+
+
+def contended(fault: str, tickets: str) -> list[str]:
+    """What is found where a lock does not exclude."""
+    with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
+        return history.violations(contend(fault, "waiting", CROWD._replace(kills=0), folder, tickets).sections)
+
+
+def catch(fault: str, find: Callable[[], list[str]], *signs: str) -> None:
     """The control: what does not exclude is caught."""
     for attempt in range(1, 100):
-        with tempfile.TemporaryDirectory(prefix="exclusion-") as folder:
-            sections, _ = contend(fault, "waiting", CROWD._replace(kills=0), folder, tickets)
-        found = history.violations(sections)
-        if any(text.startswith("inside together") for text in found) and any("given twice" in text for text in found):
+        found = find()
+        if all(any(text.startswith(sign) for text in found) for sign in signs):
             evidence.row(TARGET, f"control: {fault}", passed=1, note=f"caught in history {attempt}")
             return
     evidence.row(TARGET, f"control: {fault}", failed=1, note="never caught")
@@ -80,18 +103,20 @@ def main() -> int:
         tickets = str(history.build(Path(folder)))
         if not POLLING:
             for fault in work.FAULTS:
-                catch(fault, tickets)
+                catch(fault, partial(contended, fault, tickets), "inside together", "given twice")
             for at_work in work.AT_WORK:
+                catch(f"{at_work}, no lock", partial(changed, at_work, tickets), "something changed")
                 check_from_outside(at_work, tickets)
         locks = {**work.LOCKS, **work.ASYNC_LOCKS}
-        for lock in sys.argv[1:] or locks:
+        for lock in NAMED or locks:
             for wait in locks[lock][1]:
                 if (wait == "polling") == POLLING:
                     check(lock, wait, tickets)
     if POLLING:
         return 0
     # How the core waits is decided when it is loaded.
-    if subprocess.run([sys.executable, *sys.argv], env={**os.environ, "HOLDFAST_WAIT": "poll"}, check=False).returncode:
+    polling = {**os.environ, "HOLDFAST_WAIT": "poll"}
+    if subprocess.run([sys.executable, *sys.argv, "--polling"], env=polling, check=False).returncode:
         evidence.row(TARGET, "polling", failed=1, note="it ended early")
     return min(evidence.end(TARGET), 1)
 

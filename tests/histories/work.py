@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -203,14 +203,8 @@ def work(history: History, lock: str, wait: str, path: str, places: list[int], s
         return
     make = FAULTS[lock] if lock in FAULTS else LOCKS[lock][0]
     enters = _for_each(places, lambda: make(path, wait))
-    threads = [
-        threading.Thread(target=_work, args=(history, enter, lock, place, sections))
-        for place, enter in zip(places, enters, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(places)) as pool:  # which tells of an exception, as a Thread does not
+        list(pool.map(lambda place, enter: _work(history, enter, lock, place, sections), places, enters))
 
 
 def _for_each(places: list[int], make: Callable[[], Made]) -> list[Made]:
@@ -264,7 +258,10 @@ def append(lock_file: str, history: History) -> None:
 
 
 def _which_and_how_long(lock_file: str) -> int:
-    status = os.stat(lock_file)
+    try:
+        status = os.stat(lock_file)
+    except FileNotFoundError:  # without a lock one sees it between two
+        return 0
     return hash((status.st_ino, status.st_size)) % 2**64
 
 
@@ -280,15 +277,20 @@ def _documents_beside(lock_file: str) -> int:
     return hash(tuple(sorted(each for each in found if each[0][0] != "."))) % 2**64
 
 
-def watch(history: History, at_work: str, lock_file: str, place: int, sections: int) -> None:
+def watch(
+    history: History, at_work: str, lock: AbstractContextManager[object], lock_file: str, place: int, sections: int
+) -> None:
     """Note what is there at the beginning and at the end of sections."""
-    lock, look = FileLock(lock_file), AT_WORK[at_work].look
+    look = AT_WORK[at_work].look
     for number in range(sections):
         history.ask(place, number)
         with lock:
             for _ in history.watch(place, number, lambda: look(lock_file)):
                 _rest()
         history.leave(place, number)
+        before, end = look(lock_file), time.monotonic() + 1
+        while look(lock_file) == before and time.monotonic() < end:  # who locks again at once keeps others from working
+            time.sleep(SOON)
 
 
 class AtWork(NamedTuple):

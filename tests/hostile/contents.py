@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+import evidence
 from holdfast import DamagedState, DocumentStore, FileLock, JsonlFile, SoftFileLock, StateFile, Timeout, holders
 from holdfast.owner import Owner, host_name
 
-FULL = os.environ.get("HOLDFAST_FULL") == "1"
 MB = 1 << 20
-BOMB = (1024 if FULL else 192) * MB
+BOMB = (1024 if evidence.FULL else 192) * MB
 ROOM = 160 * MB  # which is far less than a bomb, and more than what Python and some lines need
 
 pytestmark = pytest.mark.timeout(3600)  # a busy machine takes its time over bombs
@@ -90,10 +90,12 @@ def test_a_lock_whose_owner_is_somebody_elses_process_stays(tmp_path):
     with subprocess.Popen(["/bin/sleep", "600"], user=65534, group=65534, extra_groups=[]) as other:
         from holdfast.owner import _start_token
 
-        (tmp_path / "a.lock").write_bytes(Owner(other.pid, host_name(), _start_token(other.pid)).record())
-        with pytest.raises(Timeout, match=str(other.pid)):
-            SoftFileLock(tmp_path / "a.lock", timeout=0).acquire()
-        other.kill()
+        try:
+            (tmp_path / "a.lock").write_bytes(Owner(other.pid, host_name(), _start_token(other.pid)).record())
+            with pytest.raises(Timeout, match=str(other.pid)):
+                SoftFileLock(tmp_path / "a.lock", timeout=0).acquire()
+        finally:
+            other.kill()
     with SoftFileLock(tmp_path / "a.lock", timeout=0):  # and it is taken over when that has ended
         pass
 

@@ -20,24 +20,12 @@ from block_log import Entry, entries, replay
 from shell import do
 
 TESTS = Path(__file__).resolve().parent.parent
+sys.path += [str(TESTS.parent / "packages"), str(TESTS / "power_cuts")]
+from workload import WORKLOADS  # noqa: E402 - found only now
+
 SCRATCH = Path("/tmp/disks")
 SIZE = "320M"  # the least for xfs
 KINDS = ("ext4", "xfs", "btrfs")
-WORKLOADS = (
-    "log_durable",
-    "log_interval",
-    "log_synced",
-    "log_careless",
-    "repair",
-    "checkpoints",
-    "atomic",
-    "atomic_careless",
-    "state",
-    "state_careless",
-    "documents",
-    "documents_careless",
-    "markers",
-)
 CUTS = 10
 """States that are looked at for each workload and file system: a mount and a check of each takes seconds here."""
 

@@ -160,65 +160,25 @@ static mode_t mode_in(int flags, va_list arguments) {
 OPEN(open)
 OPEN(open64)
 
-int mkdir(const char *path, mode_t mode) {
-    NEXT(mkdir);
-    enter();
-    int rc = next(path, mode);
-    if (rc == 0 && shared != NULL)
-        note_named("mkdir", path);
-    leave();
-    return rc;
-}
+/* What gives files their names and takes them away. */
+#define NAMING(name, signature, passed, noting)                                                                        \
+    int name signature {                                                                                               \
+        NEXT(name);                                                                                                    \
+        enter();                                                                                                       \
+        int rc = next passed;                                                                                          \
+        if (rc == 0 && shared != NULL)                                                                                 \
+            noting;                                                                                                    \
+        leave();                                                                                                       \
+        return rc;                                                                                                     \
+    }
 
-int link(const char *from, const char *to) {
-    NEXT(link);
-    enter();
-    int rc = next(from, to);
-    if (rc == 0 && shared != NULL)
-        note_named("link", to);
-    leave();
-    return rc;
-}
-
-int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags) {
-    NEXT(linkat);
-    enter();
-    int rc = next(from_directory, from, to_directory, to, flags);
-    if (rc == 0 && shared != NULL)
-        note_named("link", to);
-    leave();
-    return rc;
-}
-
-int unlink(const char *path) {
-    NEXT(unlink);
-    enter();
-    int rc = next(path);
-    if (rc == 0 && shared != NULL)
-        note_paths("unlink", path, NULL);
-    leave();
-    return rc;
-}
-
-int rmdir(const char *path) {
-    NEXT(rmdir);
-    enter();
-    int rc = next(path);
-    if (rc == 0 && shared != NULL)
-        note_paths("unlink", path, NULL);
-    leave();
-    return rc;
-}
-
-int rename(const char *from, const char *to) {
-    NEXT(rename);
-    enter();
-    int rc = next(from, to);
-    if (rc == 0 && shared != NULL)
-        note_paths("rename", from, to);
-    leave();
-    return rc;
-}
+NAMING(mkdir, (const char *path, mode_t mode), (path, mode), note_named("mkdir", path))
+NAMING(link, (const char *from, const char *to), (from, to), note_named("link", to))
+NAMING(linkat, (int from_directory, const char *from, int to_directory, const char *to, int flags),
+       (from_directory, from, to_directory, to, flags), note_named("link", to))
+NAMING(unlink, (const char *path), (path), note_paths("unlink", path, NULL))
+NAMING(rmdir, (const char *path), (path), note_paths("unlink", path, NULL))
+NAMING(rename, (const char *from, const char *to), (from, to), note_paths("rename", from, to))
 
 /* The core calls renameat2 this way, as older C libraries have no name for it. */
 long syscall(long number, ...) {

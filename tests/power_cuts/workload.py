@@ -340,13 +340,12 @@ def documents_careless(directory: str) -> None:
 
 
 def markers(directory: str) -> None:
-    """Soft locks are taken and given back."""
+    """Soft locks are taken and given back, which is promised to nobody for longer than the power is there."""
 
     def take(times: int) -> None:
         for _ in range(times):
             with SoftFileLock(f"{directory}/soft.lock", timeout=PATIENCE):
-                say("held", pid=os.getpid())
-            say("given back", pid=os.getpid())
+                pass
 
     take(3)
     threads = [threading.Thread(target=take, args=(2,)) for _ in range(2)]

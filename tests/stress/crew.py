@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import mmap
 import os
@@ -18,6 +19,11 @@ PATIENCE = 240  # seconds after which what is waited for will not come; nothing 
 
 ELSEWHERE, WAITING, INSIDE = range(3)
 _WHERE = ("killed elsewhere", "killed waiting", "killed holding")
+
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+_children: set[int] = set()
+"""Forked processes whose end nobody has seen."""
 
 
 def cells(count: int) -> memoryview:
@@ -101,10 +107,11 @@ class Crew:
                 os.kill(self._living[slot], signal.SIGUSR2)
                 time.sleep(0.0002)
 
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # those that are forked have it from the beginning
         self._disturb(signals // 100, send)
 
     def _disturb(self, times: int, disturb: Callable[[int], None]) -> None:
-        try:
+        with alive():
             for slot in range(len(self._roles)):
                 self._start(slot)
             for _ in range(times):
@@ -117,9 +124,6 @@ class Crew:
             self._until(lambda: all(now > then for now, then in zip(self.steps, before, strict=True)))
             for slot in range(len(self._roles)):
                 self._kill(slot)
-        finally:
-            for pid in self._living.values():
-                kill(pid)
 
     def _victim(self) -> int:
         """Anybody; every other time somebody who is inside, where a death matters most."""
@@ -130,14 +134,7 @@ class Crew:
         number = self._started
         self._started += 1
         sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            self._work(Worker(self, slot, number))
-        self._living[slot] = pid
-
-    def _work(self, worker: Worker) -> None:
-        with forever():
-            self._roles[worker.slot][1](worker)
+        self._living[slot] = forked(lambda: self._roles[slot][1](Worker(self, slot, number)))
 
     def _kill(self, slot: int) -> None:
         role = self._roles[slot][0]
@@ -154,32 +151,39 @@ class Crew:
 
 
 @contextmanager
-def forever() -> Iterator[None]:
-    """Do in a forked process what has no end. An error ends the process, with a status that tells it from a kill."""
+def alive() -> Iterator[None]:
+    """Whoever is forked inside and has not ended is killed in the end, whatever fails."""
+    before = {*_children}
     try:
-        faulthandler.register(signal.SIGUSR1)
-        signal.signal(signal.SIGUSR2, lambda *_: None)
-        random.seed()
         yield
-    except BaseException:  # noqa: BLE001 - it ends here
-        traceback.print_exc()
     finally:
-        os._exit(1)
+        for pid in _children - before:
+            kill(pid)
 
 
 def kill(pid: int) -> bool:
     """Kill a process, and see it gone. Whether it lived until now."""
     os.kill(pid, signal.SIGKILL)
+    _children.discard(pid)
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def forked(work: Callable[[], object]) -> int:
-    """A process that does this. ended() says whether it could."""
+    """A process that does this, and dies with its parent. ended() says whether it could."""
     pid = os.fork()
     if pid == 0:
-        with forever():
+        try:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _children.clear()
+            faulthandler.register(signal.SIGUSR1)
+            random.seed()
             work()
             os._exit(0)
+        except BaseException:  # noqa: BLE001 - it ends here
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    _children.add(pid)
     return pid
 
 
@@ -192,9 +196,14 @@ def ended(*processes: int) -> bool:
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 left[pid] = status
+                _children.discard(pid)
         return len(left) == len({*processes})
 
-    until(look, *processes)
+    try:
+        until(look, *processes)
+    finally:
+        for pid in {*processes} - left.keys():
+            kill(pid)
     return not any(left.values())
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from crew import ELSEWHERE, INSIDE, WAITING, Crew, Scenario, Worker, cells, forever, kill, until
+from crew import ELSEWHERE, INSIDE, WAITING, Crew, Scenario, Worker, alive, cells, forked, kill, until
 
 from holdfast import AsyncFileLock, FileLock, ReadWriteLock, SoftFileLock, Timeout, lock_all
 
@@ -224,8 +224,8 @@ class Deaths(Scenario):
         killed: Counter[str] = Counter()
         for number in range(kills):
             name, hold = [*HOLDS.items()][number % len(HOLDS)]
-            path = f"{self.folder}/{name}"
-            (self.kill_alone, self.kill_before_a_waiter)[number // len(HOLDS) % 2](path, hold)
+            with alive():
+                (self.kill_alone, self.kill_before_a_waiter)[number // len(HOLDS) % 2](f"{self.folder}/{name}", hold)
             killed[name] += 1
         return killed
 
@@ -258,13 +258,14 @@ class Deaths(Scenario):
 
 def _holder(path: str, hold: Hold, got: memoryview) -> int:
     """A process that waits for a lock, says so when it has got it, and never lets go."""
-    pid = os.fork()
-    if pid == 0:
-        with forever(), hold(path, 60):
+
+    def work() -> None:
+        with hold(path, 60):
             got[0] = 1
             while True:
                 time.sleep(60)
-    return pid
+
+    return forked(work)
 
 
 def alone(hold: Hold) -> Hold:

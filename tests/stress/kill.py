@@ -60,9 +60,10 @@ def play(name: str, scenario: type[Scenario], kills: int) -> None:
         with tempfile.TemporaryDirectory(prefix="holdfast-kills-") as folder:
             try:
                 one = scenario(folder, min(ROUND, kills))
-                killed += one.kill(min(ROUND, kills))
+                dead = one.kill(min(ROUND, kills))
                 checked += one.check()
                 assert _descriptors() == descriptors, f"descriptors are left open: {_descriptors()}"
+                killed += dead  # which count when all is as it should be afterwards
             except Exception as caught:  # noqa: BLE001 - the others are killed all the same
                 traceback.print_exc()
                 error = f"{type(caught).__name__}: {caught}".splitlines()[0][:200]

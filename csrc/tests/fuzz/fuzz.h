@@ -1,5 +1,5 @@
 /* What the fuzzers share: bytes of the input that decide, and checks that end the process. Each is run in a folder of its
-   own by tools/fuzz_c.sh. */
+   own by tools/fuzz.sh. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
