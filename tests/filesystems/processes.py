@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-PATIENCE = 120.0
+PATIENCE = 1200.0
 """Seconds after which what should come will not come; nothing is measured with it."""
 
 
