@@ -33,6 +33,7 @@ CALLS = {
     "flock": ("int", "int, int"),
     "lstat": ("int", "const char *, void *"),
     "fstat": ("int", "int, void *"),
+    "fstatfs": ("int", "int, void *"),
     "fchown": ("int", "int, unsigned, unsigned"),
     "fchmod": ("int", "int, unsigned"),
     "listxattr": ("ssize_t", "const char *, char *, size_t"),

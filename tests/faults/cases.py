@@ -34,7 +34,7 @@ class Ending:
     how: str = "died"
     stage: str = ""
     kind: str = ""
-    is_os_error: bool = False
+    errno: int = 0
     text: str = ""
     warned: list[str] = field(default_factory=list)
 
@@ -152,7 +152,7 @@ class Case:
         self.seen: list[Call] = []
         self.hit = False
         self._operation, self._fault, self._trap = operation, fault, trap
-        operation.cleaning_up_fails = call is not None and _strikes_the_cleaning_up(fault, call)
+        operation.cleaning_up_fails = call is not None and strikes_the_cleaning_up(fault, call)
         operation.disk_is_gone = fault.how == FAIL and fault.times == 0
         folder = Path(tempfile.mkdtemp(dir=room))
         try:
@@ -216,7 +216,9 @@ class Case:
         """What the files say, while the process is there, or when it has just died."""
         operation, ending = self._operation, self.ending
         if ending.how == "raised":
-            expect(ending.is_os_error, "not a documented error")
+            expect(ending.errno or ending.kind == "Timeout", "not a documented error")
+            told = table.told_as(self._fault, ending.text)
+            expect(not self._fault.error or ending.errno in told, f"its errno is {ending.errno}")
             expect(str(folder) in ending.text, "the message does not name the path")
         for path in folder.rglob("*"):
             if path.is_file() and not operation.may_be_locked(ending):
@@ -239,8 +241,12 @@ class Case:
         expect(not left, f"{sorted(left)} left behind for good")
 
 
-def _strikes_the_cleaning_up(fault: Fault, call: Call) -> bool:
-    return fault.how == FAIL and (fault.times == 0 or call.name in {"unlink", "fstat", "newfstatat", "lstat"})
+def strikes_the_cleaning_up(fault: Fault, call: Call) -> bool:
+    """Whether a temporary file may stay, as what would remove it fails, too."""
+    if fault.how != FAIL:
+        return False
+    looks_at_litter = call.name in {"fstat", "newfstatat", "lstat"} and call.path.endswith((".tmp", ".new"))
+    return fault.times == 0 or call.name == "unlink" or looks_at_litter
 
 
 def _reaped(pid: int) -> int:
@@ -285,7 +291,7 @@ class _Inside:
                     operation.act(self._folder, self._trap)
             except Exception as error:  # noqa: BLE001 - which is judged by the one that watches
                 ending = Ending("raised", kind=type(error).__name__, text=str(error))
-                ending.is_os_error = isinstance(error, OSError)
+                ending.errno = getattr(error, "errno", None) or 0
         ending.stage = operation.stage
         ending.warned = [str(warning.message) for warning in warned]
         return ending

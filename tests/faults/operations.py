@@ -280,7 +280,7 @@ class Logging(Operation):
 
     def may_be_torn(self, ending: Ending) -> bool:
         # What could not be taken back from a disk that has gone, or was torn before.
-        return ending.how == "died" or "EIO" in ending.text or "EROFS" in ending.text or not self._ends_well()
+        return ending.how == "died" or self.disk_is_gone or not self._ends_well()
 
     def _ends_well(self) -> bool:
         return not self.content or self.content.endswith(b"\n")

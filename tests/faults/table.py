@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from trap import CUT, DIE_AFTER, DIE_BEFORE, FAIL, NUMBERS, Call, Fault
+from trap import CUT, DIE_AFTER, DIE_BEFORE, FAIL, NAMES, NUMBERS, Call, Fault
 
 _OPENING = "EACCES EMFILE ENFILE EINTR EIO ENOMEM ELOOP ESTALE"
 _CREATING = "ENOSPC EDQUOT EROFS"
@@ -65,6 +65,15 @@ DYING_DISK = {
 """What fails together, from some call on and to the end of the operation: a disk that is gone, full, or may only be
 read any more, and descriptors that are used up."""
 
+_TOLD_AS = {
+    ("flock", errno.ENOLCK): errno.EOPNOTSUPP,
+    ("flock", errno.ENOSYS): errno.EOPNOTSUPP,
+    ("fcntl", errno.ENOLCK): errno.EOPNOTSUPP,
+    ("fcntl", errno.EINVAL): errno.EOPNOTSUPP,
+    ("openat", errno.EROFS): errno.EACCES,  # of a file that is there, and cannot be locked without writing
+}
+"""Errors for which the library has an errno that says more. All others are told with their own."""
+
 _AT_EMPTY_PATH = 0x1000
 OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
@@ -117,6 +126,16 @@ def _cuts(call: Call, where: tuple[int, int], skipped: Counter[str]) -> Iterator
         if "write" in call.name:
             for error in (errno.ENOSPC, errno.EINTR, 0):
                 yield Fault(*where, CUT, error, size, times=2)
+
+
+def told_as(fault: Fault, text: str) -> set[int]:
+    """The errnos of an exception that tells of a fault in these words; 0 if it is a Timeout, which names none."""
+    told = {fault.error, _TOLD_AS.get((NAMES[fault.number], fault.error), fault.error)}
+    if "could not be acquired" in text:
+        told.add(0)
+    if "brought to the disk" in text:
+        told.add(errno.EIO)
+    return told
 
 
 def in_words(fault: Fault, call: Call) -> str:
