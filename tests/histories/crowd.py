@@ -14,7 +14,7 @@ from typing import NamedTuple
 from history import History, Section
 from work import work
 
-PATIENCE = 300  # seconds after which nobody waits any more
+PATIENCE = 1200  # seconds after which nobody waits any more; nothing is measured with it
 
 
 def start(job: Callable[[], object]) -> int:

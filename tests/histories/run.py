@@ -23,7 +23,7 @@ import evidence
 from holdfast import FileLock
 
 TARGET = "test-exclusion"
-CROWD = Crowd(8, 4, 400, 16) if evidence.FULL else Crowd(3, 2, 25, 2)
+CROWD = Crowd(6, 3, 100, 8) if evidence.FULL else Crowd(3, 2, 25, 2)
 WATCHERS = 2
 POLLING = "--polling" in sys.argv  # said to the process that does this part, below
 NAMED = [name for name in sys.argv[1:] if name != "--polling"]
