@@ -367,7 +367,9 @@ class Syncing(Logging):
 
 
 class Closing(Syncing):
-    """Close a durable log."""
+    """Close a durable log, whose thread is just beginning to sleep until it has to sync it."""
+
+    has_threads = True
 
     def act(self, folder: Path, trap: Trap) -> None:
         self.log.close()
@@ -787,7 +789,7 @@ def _usual() -> list[Operation]:
         Rotating("rotate, compressing", compress=True),
         _lacking("rename flags", Rotating("rotate, no rename that keeps what is there")),
         Syncing("sync"),
-        Closing("close, durable", durable=5.0),
+        Closing("close, durable", durable=3600.0),
         Consuming("read a log"),
         Verifying("verify"),
         Verifying("verify, a torn line", _line(1) + _line(2) + b"{"),

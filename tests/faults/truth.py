@@ -167,6 +167,7 @@ class Traced(Case):
             turn += inside and name not in _LET_ALONE
             place += name == call.name
             if turn == call.turn:
+                expect(name == call.name, f"where the traps see {call}, strace sees {name}")
                 return place
         raise Broken("strace has not seen the call")
 
@@ -179,6 +180,9 @@ def can_be_traced(operation: Operation) -> bool:
 _LET_ALONE = {name: reason for reason, names in trap.UNSEEN.items() for name in names.split()}
 
 
+_OF_THREADS = ("flock", "clock_nanosleep")
+
+
 def compare(operation: Operation, calls: list[Call], shared: Trap, room: str) -> tuple[str, Counter[str]]:
     """In what strace sees another operation, and how many calls are none of ours, by the reason."""
     case = Traced(operation, None, 0, "", shared, room)
@@ -189,8 +193,8 @@ def compare(operation: Operation, calls: list[Call], shared: Trap, room: str) ->
     theirs = [name for name in names if name not in _LET_ALONE]
     ours = [call.name for call in calls]
     if operation.has_threads:  # whose calls come in another order each time, and an unlocking perhaps too late
-        unseen["locking and unlocking, which threads do more or less often each time"] += theirs.count("flock")
-        theirs, ours = (sorted(name for name in names if name != "flock") for names in (theirs, ours))
+        unseen["what threads do more or less often each time"] += sum(map(_OF_THREADS.count, theirs))
+        theirs, ours = (sorted(name for name in names if name not in _OF_THREADS) for names in (theirs, ours))
     return "" if theirs == ours else f"strace sees {theirs}, and the traps {ours}", unseen
 
 
