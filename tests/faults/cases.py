@@ -20,10 +20,10 @@ from pathlib import Path
 import table
 from trap import FAIL, NO_FAULT, Call, Fault, Trap
 
-from holdfast import write_text
-from holdfast._temporary import _sweep_again
+from holdfast import _temporary, write_text
 
-PATIENCE = 120  # seconds after which an operation hangs
+_temporary._REST = 10**18  # how soon a directory is searched again for litter does not depend on how fast that is
+PATIENCE = 600  # seconds after which an operation hangs
 SOON = 10  # seconds after which a thread has let go of a lock
 
 
@@ -269,7 +269,7 @@ class _Inside:
             if not traced:
                 self._trap.begin()
             self._operation.begin(self._folder)
-            _sweep_again.clear()  # usually a directory is searched for litter only now and then
+            _temporary._sweep_again.clear()  # usually a directory is searched for litter only now and then
             if traced:
                 self._trap.wait()
             ending = self._act()

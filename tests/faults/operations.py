@@ -725,18 +725,23 @@ def _lacking(what: str, operation: Operation) -> Operation:
     return operation
 
 
+def _metered(operation: Operation) -> Operation:
+    operation.looks_around = True  # for a place among the processes that count
+    return operation
+
+
 def _others() -> list[Operation]:
     return [
         Locking("FileLock, shared", lambda path: FileLock(path, shared=True), there=True),
         Locking("FileLock, for all threads", lambda path: FileLock(path, thread_local=False), there=True),
         Locking("FileLock, mode", lambda path: FileLock(path, mode=0o600), there=False),
-        Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True),
+        _metered(Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True)),
         Locking("FileLock, ofd, a new file", lambda path: FileLock(path, kind="ofd"), there=False),
         Soft("SoftFileLock, mode", lambda path: SoftFileLock(path, mode=0o600), there=False),
-        Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False),
+        _metered(Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False)),
         _lacking("unnamed files", Breaking("SoftFileLock of a dead owner, no unnamed files", _soft, there=True)),
-        Logging("append, metrics", metrics="faults"),
-        Logging("append, durable, metrics, an old file", durable=True, metrics="faults"),
+        _metered(Logging("append, metrics", metrics="faults")),
+        _metered(Logging("append, durable, metrics, an old file", durable=True, metrics="faults")),
         Logging("append, mode", b"", mode=0o600),
         Batch("extend, durable", durable=True),
         Batch("extend, behind a torn line", _line(1) + _line(2)[:20]),
@@ -749,14 +754,14 @@ def _others() -> list[Operation]:
         Replacing("replace, with git's lock, not durable", lock="git", durable=False),
         Replacing("replace, with a lock, not durable", lock=True, timeout=AT_MOST, durable=False),
         Changing("state: save, not durable", "save", durable=False),
-        Changing("state: save, metrics", "save", metrics="faults"),
+        _metered(Changing("state: save, metrics", "save", metrics="faults")),
         Changing("state: update with history, not durable", "update", history=True, durable=False),
         Changing("state: edit, yaml", "edit", ".yaml"),
         Changing("state: edit with history, yaml", "edit", ".yaml", history=True),
         Changing("state: save, toml", "save", ".toml"),
         Looking("state: load, yaml", "load", ".yaml"),
         Looking("state: load, toml", "load", ".toml"),
-        Storing("document: assign, metrics", "assign", metrics="faults"),
+        _metered(Storing("document: assign, metrics", "assign", metrics="faults")),
         Storing("document: delete, durable", "delete", durable=True),
         Storing("document: delete, a long key", "delete", key="k" * 300),
         Storing("document: read, a long key", "read", key="k" * 300),
