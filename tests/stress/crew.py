@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-PATIENCE = 240  # seconds after which what is waited for will not come; nothing is measured with it
+PATIENCE = 1200  # seconds after which what is waited for will not come; nothing is measured with it
 
 ELSEWHERE, WAITING, INSIDE = range(3)
 _WHERE = ("killed elsewhere", "killed waiting", "killed holding")

@@ -82,6 +82,7 @@ class Logs(Scenario):
     settings: ClassVar[dict[str, Any]] = {}
     rotators = 0
     readers = 1  # of either kind
+    pause = 0.001  # seconds at most between two appends, so that those who read can keep up
     pruned = False
 
     def __init__(self, folder: str, kills: int) -> None:
@@ -114,7 +115,7 @@ class Logs(Scenario):
                 log.extend(lines)
             self.acknowledged[me.number] = number
             me.done()
-            time.sleep(random.random() * 0.001)  # so that readers can keep up
+            time.sleep(random.random() * self.pause)
 
     def rotate(self, me: Worker) -> None:
         log = JsonlFile(self.path, timeout=60, compress=True)
@@ -213,6 +214,7 @@ class RepairedLogs(CompressedLogs):
     """With lines that are no records, which are moved into files beside. A reader would begin anew each time."""
 
     readers = 0
+    pause = 0.02  # a repair reads everything, and while it does the log grows for the next one
 
     def __init__(self, folder: str, kills: int) -> None:
         super().__init__(folder, kills)
@@ -228,7 +230,7 @@ class RepairedLogs(CompressedLogs):
             log.append_bytes(b"spoilt %d %d" % (me.number, number))
             self.spoilt[me.number] = number
             me.done()
-            time.sleep(random.random() * 0.005)
+            time.sleep(random.random() * self.pause)
 
     def repair(self, me: Worker) -> None:
         while True:
