@@ -144,6 +144,7 @@ def test_where_no_lock_works_files_belong_elsewhere():
         ("nfs4", ["rw", "local_lock=none"], "Locks reach other machines that mount it over NFS"),
         ("nfs4", ["rw", "nosharecache"], "Mount it once"),
         ("nfs", ["rw", "nolock"], "because of the option nolock"),
+        ("nfs", ["rw", "nosharecache", "nolock"], "because of the option nolock"),
         ("nfs", ["rw", "local_lock=all"], "because of the option local_lock=all"),
         ("cifs", ["rw"], "not programs on the server"),
         ("cifs", ["rw", "nobrl"], "because of the option nobrl"),

@@ -168,12 +168,11 @@ _REACH = {
 def _about_reach(system: FileSystem) -> list[str]:
     """Which other machines the locks reach, which cannot be tried out from one."""
     kind = _kind(system)
-    if kind == "nfs" and "nosharecache" in system.options:
-        return [*_REACH[kind], *_UNSHARED]
+    unshared = _UNSHARED if kind == "nfs" and "nosharecache" in system.options else []
     for option in system.options:
         if kind in ("nfs", "cifs") and option in ("nolock", "local_lock=all", "local_lock=flock", "nobrl"):
-            return [line.format(option=option) for line in _LOCAL_ONLY]
-    return _REACH[kind]
+            return [*(line.format(option=option) for line in _LOCAL_ONLY), *unshared]
+    return [*_REACH[kind], *unshared]
 
 
 def _kind(system: FileSystem) -> str:
