@@ -87,24 +87,36 @@ static bool was_linked(int fd) {
     return hf__sys.fstat(fd, &status) == 0 && status.st_nlink == 2;
 }
 
-/* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. */
-static int link_or_rename(int fd, const char *scratch, const char *path) {
+static int name_by_link(int fd, const char *scratch, const char *path) {
     int error = hf__sys.link(scratch, path) == 0 ? 0 : errno;
     if (error == 0 || (error == EEXIST && was_linked(fd)))
         return 0;
-    if (!unsupported(-error))
-        return name_error(error);
+    return unsupported(-error) ? HF_NO_LOCKS : name_error(error);
+}
+
+static int name_by_rename(const char *scratch, const char *path) {
     if (hf__sys.rename_new(scratch, path) == 0)
         return 0;
     return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
 }
 
+/* Give the finished scratch file its name: by a hard link or by a rename that does not replace, whichever there is. A
+   rename may replace all the same where a program makes the file system and ignores what it does not know, so it comes
+   second. But over SMB a file that is open by one of its names cannot be opened by another, so nobody could read whose
+   marker it is. */
+static int name_by_either(int fd, const char *scratch, const char *path, bool elsewhere) {
+    int rc = elsewhere ? name_by_rename(scratch, path) : name_by_link(fd, scratch, path);
+    if (rc != HF_NO_LOCKS)
+        return rc;
+    return elsewhere ? name_by_link(fd, scratch, path) : name_by_rename(scratch, path);
+}
+
 /* SFTP has no word for a name that is taken, and refuses it like a link that cannot be made. So where that is refused and
    the name is there, it is taken. If it was removed just now, the next link is made. */
-static int move_into_place(int fd, const char *scratch, const char *path) {
+static int move_into_place(int fd, const char *scratch, const char *path, bool elsewhere) {
     struct stat status;
     for (int i = 0; i < REFUSALS; i++) {
-        int rc = link_or_rename(fd, scratch, path);
+        int rc = name_by_either(fd, scratch, path, elsewhere);
         if (rc != HF_NO_LOCKS)
             return rc;
         if (hf__sys.lstat(path, &status) == 0)
@@ -161,7 +173,7 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
         return -errno;
     int rc = write_record(fd, record, identity);
     if (rc == 0)
-        rc = move_into_place(fd, scratch, path);
+        rc = move_into_place(fd, scratch, path, identity->elsewhere);
     if (rc == 0) {
         rc = reopen(path, record, &fd, identity);
         if (rc != 0 && rc != HF_BUSY)

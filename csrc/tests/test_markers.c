@@ -6,6 +6,9 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #else
 #include <windows.h>
 #endif
@@ -341,6 +344,34 @@ static void works_without_hard_links(int error) {
     expect_it_works();
 }
 
+#ifdef __linux__
+static int smb_fstat(int fd, struct stat *status) {
+    int rc = fstat(fd, status);
+    status->st_dev = 99;
+    return rc;
+}
+
+static int smb_fstatfs(int fd, struct statfs *status) {
+    (void)fd;
+    *status = (struct statfs){.f_type = (__typeof__(status->f_type))0xfe534d42};
+    return 0;
+}
+
+static void is_renamed_over_smb(int variant) {
+    (void)variant;
+    without_unnamed_files();
+    hf_sys_set("fstat", (void *)smb_fstat);
+    hf_sys_set("fstatfs", (void *)smb_fstatfs);
+    error_to_give = EIO;
+    hf_sys_set("link", (void *)failing_link);
+    hf_marker *marker;
+    CHECK_IS(create("me", &marker), 0);
+    CHECK_IS(count_files(test_path(".")), 1);
+    expect_record(marker, "me");
+    hf_marker_close(&marker);
+}
+#endif
+
 /* As over sshfs, where a link is another inode. */
 static int copying_link(const char *from, const char *to) {
     char text[64];
@@ -533,6 +564,9 @@ const check_test markers_tests[] = {
     {"a marker is removed where a link is another inode", works_where_a_link_is_another_inode, 0},
     {"a marker is created where a look at its record is interrupted", works_where_a_look_at_the_record_is_interrupted,
      0},
+#ifdef __linux__
+    {"a marker has only one name over SMB, where an open file cannot be opened by another", is_renamed_over_smb, 0},
+#endif
     {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},
     {"a file system without any way to name a file is reported (EINVAL)", says_when_no_name_can_be_given, EINVAL},
     {"a file system without any way to name a file is reported (ENOSYS)", says_when_no_name_can_be_given, ENOSYS},
