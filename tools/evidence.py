@@ -45,12 +45,12 @@ class Row(TypedDict):
 
 
 class Run(TypedDict):
-    """A run of a target. It is whole if nothing of the target was left out and it came to its end."""
+    """A run of a target, or of what was chosen of it."""
 
     target: str
     full: bool
-    whole: bool
     chosen: list[str]
+    ended: bool
     began: float
     seconds: float
     machine: str
@@ -64,8 +64,8 @@ def begin(target: str, chosen: Sequence[str] = ()) -> None:
         {
             "target": target,
             "full": FULL,
-            "whole": False,
             "chosen": [*chosen],
+            "ended": False,
             "began": time.time(),
             "seconds": 0.0,
             "machine": machine,
@@ -110,7 +110,7 @@ def pytest(target: str, what: str, report: str, status: int, note: str = "") -> 
 def end(target: str) -> int:
     """Print the table of a run, and return how many rows failed; a run in which nothing passed has shown nothing."""
     run = _read(target)
-    run["whole"] = not run["chosen"]
+    run["ended"] = True
     _write(run)
     width = max((len(each["what"]) for each in run["rows"]), default=0)
     print(f"\n=== {target}, {'full' if run['full'] else 'short'} form, {run['seconds']:.0f} s")
@@ -123,27 +123,34 @@ def end(target: str) -> int:
 
 
 def keep() -> None:
-    """Keep the latest run of each target for the page, if it was whole, and no short one in the place of a full one."""
+    """Keep the latest run of each target for the page.
+
+    A short one does not replace a full one; and one of a part adds its rows, in the place of those that there were.
+    """
     KEPT.mkdir(exist_ok=True)
     for latest in sorted(FOLDER.glob("*.json")):
-        kept = KEPT / latest.name
-        text = latest.read_text(encoding="utf-8")
-        run = cast("Run", json.loads(text))
-        if not run["whole"]:
-            print(f"{run['target']}: the latest run was not whole; not kept")
-        elif not run["full"] and kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["full"]:
-            print(f"{run['target']}: a full run is kept, and not replaced by a short one")
+        run, kept = _load(latest), KEPT / latest.name
+        before = _load(kept) if kept.exists() else None
+        if not run["ended"]:
+            print(f"{run['target']}: the latest run did not come to its end; not kept")
+        elif before is not None and before["full"] != run["full"] and (before["full"] or run["chosen"]):
+            print(f"{run['target']}: the run that is kept was of another form; not replaced")
         else:
-            kept.write_text(text, encoding="utf-8")
+            _save(_joined(before, run) if before is not None and run["chosen"] else run, kept)
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _joined(before: Run, part: Run) -> Run:
+    """A run, with the rows of a later one of a part of it."""
+    rows = {each["what"]: each for each in [*before["rows"], *part["rows"]]}
+    return {**before, "seconds": before["seconds"] + part["seconds"], "rows": [*rows.values()]}
 
 
 def page(text: str) -> str:
     """The text of the page, in which the table after each `<!-- run: TARGET -->` is that of the run that was kept."""
 
     def table(mark: re.Match[str]) -> str:
-        run = cast("Run", json.loads((KEPT / f"{mark[1]}.json").read_text(encoding="utf-8")))
-        return f"<!-- run: {mark[1]} -->\n{_table(run)}<!-- end -->\n"
+        return f"<!-- run: {mark[1]} -->\n{_table(_load(KEPT / f'{mark[1]}.json'))}<!-- end -->\n"
 
     return re.sub(r"<!-- run: (\S+) -->\n.*?<!-- end -->\n", table, text, flags=re.DOTALL)
 
@@ -174,13 +181,20 @@ def _line(each: Row, width: int) -> str:
 
 
 def _read(target: str) -> Run:
-    return cast("Run", json.loads((FOLDER / f"{target}.json").read_text(encoding="utf-8")))
+    return _load(FOLDER / f"{target}.json")
 
 
 def _write(run: Run) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
-    (FOLDER / f"{run['target']}.json").write_text(text, encoding="utf-8")
+    _save(run, FOLDER / f"{run['target']}.json")
+
+
+def _load(path: Path) -> Run:
+    return cast("Run", json.loads(path.read_text(encoding="utf-8")))
+
+
+def _save(run: Run, path: Path) -> None:
+    path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> int:
