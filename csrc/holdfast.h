@@ -177,7 +177,8 @@ int hf_marker_create(const char *path, const char *scratch, const char *text, si
 int hf_marker_open(const char *path, hf_marker **opened);
 
 /* Read the record, at most `capacity` bytes of it. The number of bytes. `age`, in nanoseconds, says how long ago the
-   marker was written, by the clock of this system. -ENOENT if it was removed meanwhile and cannot be read any more. */
+   marker was written, by the clock of this system. -ENOENT if it was removed meanwhile and cannot be read any more;
+   HF_BUSY while somebody is removing it, where that keeps readers away. */
 int hf_marker_read(hf_marker *marker, char *record, size_t capacity, int64_t *age);
 
 /* Remove the marker if its path still names it, however many others try the same. 0; -ENOENT when the path names nothing

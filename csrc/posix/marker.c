@@ -226,7 +226,8 @@ int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) 
     if (hf__sys.fstat(file, &status) != 0 || hf__sys.clock_gettime(CLOCK_REALTIME, &now) != 0)
         return read_error(errno);
     *age = age_of(&status.MODIFIED, &now);
-    return read_record(file, record, capacity);
+    int length = read_record(file, record, capacity);
+    return length == -EACCES ? HF_BUSY : length; /* over SMB, the lock of one who removes it: see below */
 }
 
 /* 0 if the path names the marker, -ENOENT if it names another file or none; what cannot be seen is an error. */

@@ -372,6 +372,22 @@ static void is_renamed_over_smb(int variant) {
 }
 #endif
 
+static void is_busy_while_its_remover_keeps_readers_away(int variant) {
+    (void)variant;
+    char record[8];
+    int64_t age;
+    hf_marker *marker;
+    CHECK_IS(create("me", &marker), 0);
+    real_pread = (ssize_t (*)(int, void *, size_t, off_t))hf_sys_get("pread");
+    error_to_give = EACCES;
+    reads_to_fail = 1;
+    hf_sys_set("pread", (void *)failing_pread);
+    CHECK_IS(hf_marker_read(marker, record, sizeof record, &age), HF_BUSY);
+    CHECK_IS(hf_marker_read(marker, record, sizeof record, &age), 2);
+    CHECK_IS(hf_marker_remove(marker, 0), 0);
+    hf_marker_close(&marker);
+}
+
 /* As over sshfs, where a link is another inode. */
 static int copying_link(const char *from, const char *to) {
     char text[64];
@@ -567,6 +583,7 @@ const check_test markers_tests[] = {
 #ifdef __linux__
     {"a marker has only one name over SMB, where an open file cannot be opened by another", is_renamed_over_smb, 0},
 #endif
+    {"a marker is busy while who removes it keeps readers away", is_busy_while_its_remover_keeps_readers_away, 0},
     {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},
     {"a file system without any way to name a file is reported (EINVAL)", says_when_no_name_can_be_given, EINVAL},
     {"a file system without any way to name a file is reported (ENOSYS)", says_when_no_name_can_be_given, ENOSYS},

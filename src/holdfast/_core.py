@@ -379,9 +379,11 @@ def open_marker(slot: MarkerSlot, path: str) -> int:
 
 
 def read_marker(marker: Marker, path: str, capacity: int) -> tuple[bytes, float]:
-    """The record of a marker, which has this path, and its age in seconds."""
+    """The record of a marker, which has this path, and its age in seconds. No record while it is being removed."""
     record, age = ffi.new("char[]", capacity), ffi.new("int64_t *")
     length: int = lib.hf_marker_read(marker, record, capacity, age)
+    if length == BUSY:
+        return b"", 0
     if length < 0:
         raise error(length, path)
     return bytes(ffi.buffer(record, length)), age[0] / 1e9
