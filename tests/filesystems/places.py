@@ -60,12 +60,14 @@ _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.
 _NO_TMPFILE = frozenset({"unnamed files"})
 _NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
 _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
-# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server.
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. Who waits asks
+# it again and again, which in an emulated machine may take longer than doctor waits for three who append.
 _CIFS = Place(
     "cifs",
     lacks=frozenset({"advisory", "permissions"}),
     apart=KERNEL,
-    not_so=_NO_TMPFILE,
+    not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
+    perhaps=frozenset({"appending"}),
     says=("but not programs on the server itself",),
 )
 _ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
@@ -101,7 +103,13 @@ PLACES = {
     "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
     "nfs3 nolock": replace(_NFS3, apart=KERNEL, says=_ONE_MACHINE),
     "cifs": _CIFS,
-    "cifs nobrl": replace(_CIFS, lacks=frozenset({"permissions"}), says=_ONE_MACHINE),
+    "cifs nobrl": replace(
+        _CIFS,
+        lacks=frozenset({"permissions"}),
+        not_so=_NO_TMPFILE | {"upper and lower case"},
+        perhaps=frozenset({"waiting in the kernel"}),
+        says=_ONE_MACHINE,
+    ),
     "vfat": Place(
         "vfat",
         lacks=frozenset({"permissions"}),
