@@ -60,8 +60,8 @@ _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.
 _NO_TMPFILE = frozenset({"unnamed files"})
 _NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
 _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
-# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. Who waits asks
-# it again and again, which in an emulated machine may take longer than doctor waits for three who append.
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. Who waits
+# asks it again and again, which in an emulated machine may take longer than doctor waits for three who append.
 _CIFS = Place(
     "cifs",
     lacks=frozenset({"advisory", "permissions"}),
