@@ -152,7 +152,10 @@ def lines_of(path: str | os.PathLike[str]) -> list[bytes]:
     """All lines of a log that are not empty, oldest first."""
     folder, name = os.path.split(path)
     found: list[bytes] = []
-    for candidate in sizes(folder):
+    candidates = sizes(folder)
+    for candidate in candidates:
+        if candidate.endswith(".gz") and candidate.removesuffix(".gz") in candidates:
+            continue  # who compressed it has ended before the plain file went
         if candidate.startswith(name.removesuffix("jsonl")) and candidate.endswith((".jsonl", ".jsonl.gz")):
             data = Path(folder, candidate).read_bytes()
             found += filter(None, (gzip.decompress(data) if candidate.endswith(".gz") else data).split(b"\n"))
