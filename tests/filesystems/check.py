@@ -281,7 +281,7 @@ def killed_writers_lose_no_record_that_was_acknowledged(scene: Scene) -> None:
     kills.check(scene.path("log.jsonl"), acknowledged)
 
 
-@behaviour("flock", "advisory")
+@behaviour("flock", "advisory", "open files")
 def a_torn_line_is_ended_and_repaired(scene: Scene) -> None:
     path = Path(scene.path("log.jsonl"))
     log = JsonlFile(path)

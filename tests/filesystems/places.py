@@ -15,8 +15,8 @@ class Place:
 
     `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
     only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
-    "replacing" (a file that is replaced is never missing), "advisory" (a lock
-    keeps out nobody who does not ask for it). `apart` are the locks that do not exclude whoever comes
+    "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced), "advisory"
+    (a lock keeps out nobody who does not ask for it). `apart` are the locks that do not exclude whoever comes
     another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, and its
     advice must have all of `says`.
     """
@@ -64,7 +64,7 @@ _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
 # asks it again and again, which in an emulated machine may take longer than doctor waits for three who append.
 _CIFS = Place(
     "cifs",
-    lacks=frozenset({"advisory", "permissions"}),
+    lacks=frozenset({"advisory", "open files", "permissions"}),
     apart=KERNEL,
     not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
     perhaps=frozenset({"appending"}),
@@ -105,7 +105,7 @@ PLACES = {
     "cifs": _CIFS,
     "cifs nobrl": replace(
         _CIFS,
-        lacks=frozenset({"permissions"}),
+        lacks=frozenset({"open files", "permissions"}),
         not_so=_NO_TMPFILE | {"upper and lower case"},
         perhaps=frozenset({"waiting in the kernel"}),
         says=_ONE_MACHINE,
