@@ -91,6 +91,7 @@ def locks_on(inode: int, devices: set[str] | None) -> tuple[list[Line], bool]:
     several times before it says "nothing"; but only once if there are so many locks that it takes long.
     """
     found: dict[bytes, None] = {}
+    text = b""
     for _ in range(8):
         before = len(found)
         text = _read_whole("/proc/locks")

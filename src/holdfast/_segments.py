@@ -212,7 +212,8 @@ def _compress_into(file: IO[bytes], plain: Text) -> None:
     from gzip import GzipFile
 
     status = plain.status()
-    if os.name == "posix":  # before there is anything to read in it; on Windows neither user nor group has a mode
+    # Before there is anything to read in it. Where files have no owner, modes say nothing, even if fchmod() is there.
+    if hasattr(os, "fchown"):
         os.fchmod(file.fileno(), _permissions(file.fileno(), status))
     offset = 0
     with GzipFile(filename="", mode="wb", fileobj=file, mtime=int(status.st_mtime)) as zipped:
