@@ -30,10 +30,11 @@ ELSEWHERE = "nsenter --net=/run/netns/other --uts=/run/other "
 
 
 def mounted(kind: str, options: str, source: str, name: str, where: str = "") -> str:
-    """Mount something, and say where."""
+    """Mount something, and say where. On a slow machine a server that was just started takes its time."""
     folder = Path("/mnt", name)
     folder.mkdir(exist_ok=True)
-    do(f"{where}mount -t {kind} -o {options} {source} {folder}")
+    mount = f"{where}mount -t {kind} -o {options} {source} {folder}"
+    do(f"for each in $(seq 60); do {mount} && exit; sleep 5; done; exit 1")
     return str(folder)
 
 
