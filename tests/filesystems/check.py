@@ -309,7 +309,7 @@ def lines_of_processes_that_come_two_ways_are_there_whole_and_once(scene: Scene)
     judge(here, 3, 100)
 
 
-@behaviour("flock", "names", "another way", "together")
+@behaviour("flock", "names", "fresh names", "another way", "together")
 def rotation_by_those_who_come_two_ways_loses_nothing(scene: Scene) -> None:
     here, there = scene.both("log.jsonl")
     append_together([here, there], 100, max_bytes=20_000, compress=True)

@@ -13,12 +13,12 @@ NOWHERE_ELSE = "other machines get the same lock"
 class Place:
     """A file system as it should turn out to be.
 
-    `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a name
-    only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a lock),
-    "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced), "advisory"
-    (a lock keeps out nobody who does not ask for it). `apart` are the locks that do not exclude whoever comes
-    another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, and its
-    advice must have all of `says`.
+    `kind` is what the system calls it. It `lacks` what is named there: kinds of locks, "names" (giving a file a
+    name only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a
+    lock), "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced),
+    "fresh names" (those that somebody else has changed are seen), "advisory" (a lock keeps out nobody who does not
+    ask for it). `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of
+    `not_so` must turn out not to be so, those of `perhaps` may, and its advice must have all of `says`.
     """
 
     kind: str
@@ -35,10 +35,10 @@ _WELL = "All that holdfast promises is so here."
 
 _FUSE = frozenset({"unnamed files", "waiting in the kernel"})
 
-# Its locks are a program's, so that the kernel does not show them.
+# Its locks are a program's, so that the kernel does not show them; and the kernel remembers its names for a second.
 _FAULTY = Place(
     "fuse.faulty",
-    lacks=frozenset({"replacing", "holders"}),
+    lacks=frozenset({"replacing", "holders", "fresh names"}),
     not_so=_FUSE,
     perhaps=frozenset({"replacing files"}),
     says=("locks reach as far as it carries them",),

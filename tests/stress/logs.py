@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from crew import Crew, Scenario, Worker, cells
 
-from holdfast import JsonlFile
+from holdfast import JsonlFile, write_text
 
 
 class Account:
@@ -253,6 +253,7 @@ class RepairedLogs(CompressedLogs):
         log.repair()
         assert log.verify().ok
         assert self.read_files()[0].writers == account.writers
+        write_text(f"{self.folder}/log/file", "")  # removes what the killed have left
         left = [file.name for file in Path(self.folder, "log").iterdir() if file.name.endswith(".tmp")]
         assert not left, f"left behind: {left}"
         return Counter({"records": account.records, "damaged lines": len(expected)})
