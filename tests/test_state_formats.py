@@ -271,6 +271,12 @@ def test_damage_in_toml_is_reported_with_its_line(toml):
     assert caught.value.line == 2
 
 
+def test_a_key_that_is_there_twice_in_toml_is_damage(toml):
+    toml.write_text('a = 1\n[b]\nc = "x"\nc = "y"\n')
+    with pytest.raises(DamagedState, match="Key \"c\" already exists"):
+        StateFile(toml).load()
+
+
 def test_a_history_of_toml_has_its_dates(toml):
     state = StateFile(toml, history=True)
     with state.edit() as data:

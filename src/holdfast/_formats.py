@@ -213,6 +213,7 @@ class Toml(_Annotated):
 
     def __init__(self) -> None:
         self._tomlkit = _import("tomlkit", "toml")
+        self._errors = (*_Annotated._errors, self._tomlkit.exceptions.TOMLKitError)
 
     def _parse(self, text: str) -> Any:
         return self._tomlkit.parse(text).unwrap()
