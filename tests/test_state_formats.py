@@ -273,7 +273,7 @@ def test_damage_in_toml_is_reported_with_its_line(toml):
 
 def test_a_key_that_is_there_twice_in_toml_is_damage(toml):
     toml.write_text('a = 1\n[b]\nc = "x"\nc = "y"\n')
-    with pytest.raises(DamagedState, match="Key \"c\" already exists"):
+    with pytest.raises(DamagedState, match='Key "c" already exists'):
         StateFile(toml).load()
 
 
