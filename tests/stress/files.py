@@ -215,6 +215,7 @@ class Documents(Scenario):
                 mine[place] += 1
                 self.own.begun[me.slot * OWN + place] = mine[place]
                 _assign(store, me.slot, place, mine[place])
+            store.flush()  # or a conflict might be merged just between reading the document and assigning it
             common += 1
             self.common.begun[me.slot] = common
             store["common"] = {**store.get("common", {}), str(me.slot): common}
