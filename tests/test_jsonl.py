@@ -262,18 +262,19 @@ def test_a_new_file_gets_the_mode(path):
 
 @posix_only
 def test_a_log_that_is_locked_is_waited_for(path):
-    log = JsonlFile(path)
+    log = JsonlFile(path, timeout=0.01)
     log.append(1)
     with held_elsewhere(path) as holder:
-        appended = threading.Thread(target=log.append, args=(2,))
-        appended.start()
-        eventually(lambda: log.stats.waits == 0)
+        with pytest.raises(Timeout):
+            log.append(0)
         assert lines(path) == [b"1\n"]
+        assert log.stats.waits == 1
+        assert 0.01 <= log.stats.wait_seconds == log.stats.longest_wait
+        appended = threading.Thread(target=JsonlFile(path).append, args=(2,))
+        appended.start()
         holder.tell()
         appended.join(PATIENCE)
     assert lines(path) == [b"1\n", b"2\n"]
-    assert log.stats.waits == 1
-    assert 0 < log.stats.wait_seconds == log.stats.longest_wait
 
 
 @posix_only
