@@ -48,7 +48,7 @@ static bool is_link(HANDLE file) {
 int hf__file_identity(HANDLE file, hf__identity *identity) {
     FILE_ID_INFO id;
     if (hf__sys.GetFileInformationByHandleEx(file, FileIdInfo, &id, sizeof id)) {
-        identity->volume = id.VolumeSerialNumber;
+        *identity = (hf__identity){.volume = id.VolumeSerialNumber};
         memcpy(identity->file, &id.FileId, sizeof identity->file);
         return 0;
     }
