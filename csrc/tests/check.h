@@ -78,6 +78,12 @@ void empty_directory(const char *path);
 void remove_directory(const char *path);
 int count_files(const char *path);
 
+#ifdef __linux__
+/* All files are on a device of their own from now on, which has a file system of this type. */
+#define PRETENDED_DEVICE 99
+void pretend_file_system(uint32_t type);
+#endif
+
 /* How many descriptors or handles this process has open. */
 int open_files(void);
 

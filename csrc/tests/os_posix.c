@@ -14,6 +14,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 
 extern char **environ;
 
@@ -58,6 +61,28 @@ int count_files(const char *path) {
 void remove_directory(const char *path) {
     CHECK_IS(rmdir(path), 0);
 }
+
+#ifdef __linux__
+static uint32_t pretended_type;
+
+static int pretended_fstat(int fd, struct stat *status) {
+    int rc = fstat(fd, status);
+    status->st_dev = PRETENDED_DEVICE;
+    return rc;
+}
+
+static int pretended_fstatfs(int fd, struct statfs *status) {
+    (void)fd;
+    *status = (struct statfs){.f_type = (__typeof__(status->f_type))pretended_type};
+    return 0;
+}
+
+void pretend_file_system(uint32_t type) {
+    pretended_type = type;
+    hf_sys_set("fstat", (void *)pretended_fstat);
+    hf_sys_set("fstatfs", (void *)pretended_fstatfs);
+}
+#endif
 
 int open_files(void) {
     return count_files("/dev/fd") - 1; /* less the one that looks */

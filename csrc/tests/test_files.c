@@ -9,9 +9,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/vfs.h>
-#endif
 #else
 #include <windows.h>
 #endif
@@ -136,24 +133,12 @@ static bool has_asked;
 static struct stat remembered;
 static const char *created_there; /* a path that was missing when we last asked */
 
-static int nfs_fstat(int fd, struct stat *status) {
-    int rc = fstat(fd, status);
-    status->st_dev = 99;
-    return rc;
-}
-
 static int nfs_lstat(const char *path, struct stat *status) {
     int rc = has_asked ? lstat(path, status) : 0;
     if (!has_asked)
         *status = remembered;
-    status->st_dev = 99;
+    status->st_dev = PRETENDED_DEVICE;
     return rc;
-}
-
-static int nfs_fstatfs(int fd, struct statfs *status) {
-    (void)fd;
-    *status = (struct statfs){.f_type = 0x6969};
-    return 0;
 }
 
 static int nfs_open(const char *path, int flags, unsigned mode) {
@@ -167,9 +152,8 @@ static int nfs_open(const char *path, int flags, unsigned mode) {
 
 static void pretend_nfs(void) {
     has_asked = false;
-    hf_sys_set("fstat", (void *)nfs_fstat);
+    pretend_file_system(0x6969);
     hf_sys_set("lstat", (void *)nfs_lstat);
-    hf_sys_set("fstatfs", (void *)nfs_fstatfs);
     hf_sys_set("open", (void *)nfs_open);
 }
 

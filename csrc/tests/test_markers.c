@@ -6,9 +6,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/vfs.h>
-#endif
 #else
 #include <windows.h>
 #endif
@@ -345,23 +342,10 @@ static void works_without_hard_links(int error) {
 }
 
 #ifdef __linux__
-static int smb_fstat(int fd, struct stat *status) {
-    int rc = fstat(fd, status);
-    status->st_dev = 99;
-    return rc;
-}
-
-static int smb_fstatfs(int fd, struct statfs *status) {
-    (void)fd;
-    *status = (struct statfs){.f_type = (__typeof__(status->f_type))0xfe534d42};
-    return 0;
-}
-
 static void is_renamed_over_smb(int variant) {
     (void)variant;
     without_unnamed_files();
-    hf_sys_set("fstat", (void *)smb_fstat);
-    hf_sys_set("fstatfs", (void *)smb_fstatfs);
+    pretend_file_system(0xfe534d42);
     error_to_give = EIO;
     hf_sys_set("link", (void *)failing_link);
     hf_marker *marker;
