@@ -123,7 +123,8 @@ def from_debian(version: str, folder: Path) -> Path:
 def from_here(version: str) -> Path:
     """Where a CPython of that version on this machine has its modules in Python."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    for python in (shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")):
+    # What PATH names comes last: pyenv puts programs there that only say which version to choose.
+    for python in (*pyenv.glob(f"versions/{version}.*/bin/python"), shutil.which(f"python{version}")):
         if python is not None:
             return Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]).strip())
     raise Unavailable(f"no CPython {version} on this machine, and none in Debian")

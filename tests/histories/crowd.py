@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from signal import SIGKILL
 from typing import NamedTuple
 
 from history import History, Section
@@ -43,7 +43,7 @@ def processes() -> Iterator[list[int]]:
 
 def kill(pid: int) -> int:
     """Kill a process. How it ended: it may have done so by itself before."""
-    os.kill(pid, SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -101,8 +101,10 @@ def contend(lock: str, wait: str, crowd: Crowd, folder: str, tickets: str) -> Fo
             statuses.append(kill(pids.pop(random.randrange(len(pids)))))
             pids.append(start_one())
         wrong = finish(pids)
-    wrong += [f"a process ended with {status} before its kill" for status in statuses if status not in {0, -SIGKILL}]
-    return Found(noted.sections(range(places)), wrong, statuses.count(-SIGKILL))
+    wrong += [
+        f"a process ended with {status} before its kill" for status in statuses if status not in {0, -signal.SIGKILL}
+    ]
+    return Found(noted.sections(range(places)), wrong, statuses.count(-signal.SIGKILL))
 
 
 def _wait_for_ticket(noted: History, ticket: int) -> None:
