@@ -4,7 +4,9 @@
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
  *
- * Where a program makes the file system (FUSE), the call waits for that program, which need not hear of signals.
+ * Two kinds of file systems cannot do that. FUSE: the call waits for a program, which need not hear of signals. And NFS:
+ * a wait that is given up just when the server grants the lock may leave it locked there, for ever, by NFS 3 and a Linux
+ * before 6.4 on either side; a client of NFS 4 only asks again and again itself.
  */
 #ifdef __linux__
 
@@ -66,15 +68,17 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     return hf_now() >= order->until ? HF_BUSY : HF_INTERRUPTED;
 }
 
-#define FUSE 0x65735546 /* the type of such file systems */
+/* Types of file systems. */
+#define FUSE 0x65735546
+#define NFS 0x6969
 
-static bool is_made_by_a_program(int fd) {
+static bool can_be_interrupted(int fd) {
     struct statfs status;
-    return hf__sys.fstatfs(fd, &status) == 0 && status.f_type == FUSE;
+    return hf__sys.fstatfs(fd, &status) != 0 || (status.f_type != FUSE && status.f_type != NFS);
 }
 
 int hf__wait_in_kernel(const hf__wait_order *order) {
-    if (is_made_by_a_program(order->file))
+    if (!can_be_interrupted(order->file))
         return -ENOSYS;
     int number = wake_signal();
     timer_t timer;

@@ -71,6 +71,12 @@ static int pretended_fstat(int fd, struct stat *status) {
     return rc;
 }
 
+static int pretended_lstat(const char *path, struct stat *status) {
+    int rc = lstat(path, status);
+    status->st_dev = PRETENDED_DEVICE;
+    return rc;
+}
+
 static int pretended_fstatfs(int fd, struct statfs *status) {
     (void)fd;
     *status = (struct statfs){.f_type = (__typeof__(status->f_type))pretended_type};
@@ -80,6 +86,7 @@ static int pretended_fstatfs(int fd, struct statfs *status) {
 void pretend_file_system(uint32_t type) {
     pretended_type = type;
     hf_sys_set("fstat", (void *)pretended_fstat);
+    hf_sys_set("lstat", (void *)pretended_lstat);
     hf_sys_set("fstatfs", (void *)pretended_fstatfs);
 }
 #endif

@@ -5,9 +5,6 @@
 #include <signal.h>
 #include <pthread.h>
 #include <sys/file.h>
-#ifdef __linux__
-#include <sys/vfs.h>
-#endif
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -385,12 +382,6 @@ static int timer_not_set(timer_t timer, int flags, const struct itimerspec *valu
     return -1;
 }
 
-static int made_by_a_program(int fd, struct statfs *status) {
-    (void)fd;
-    *status = (struct statfs){.f_type = 0x65735546};
-    return 0;
-}
-
 /* Wait for a lock that is held until the time is over, and see whether that sleeps. On a busy machine a short wait may be
    over before it comes to that: where sleep is expected, a longer one follows. */
 static void check_sleep(const scene *of, bool expected) {
@@ -408,10 +399,9 @@ static void check_sleep(const scene *of, bool expected) {
 }
 
 /* Where the kernel cannot wait until a deadline, the wait sleeps; and both outcomes are right. */
-static void polls_without(const char *name, void *function) {
+static void check_polls(void) {
     scene of = new_scene(0);
     CHECK_IS(hf_try(of.held, HF_EXCLUSIVE), 0);
-    CHECK_IS(hf_sys_set(name, function), 0);
     check_sleep(&of, true);
     of.deadline = SOME_DAY;
     thread *waiting = start_waiting(&of);
@@ -419,6 +409,11 @@ static void polls_without(const char *name, void *function) {
     thread_join(waiting);
     CHECK_IS(of.result, 0);
     free_scene(&of);
+}
+
+static void polls_without(const char *name, void *function) {
+    CHECK_IS(hf_sys_set(name, function), 0);
+    check_polls();
 }
 
 static void polls_without_sigaction(int flags) {
@@ -441,9 +436,9 @@ static void polls_when_the_timer_is_not_set(int flags) {
     polls_without("timer_settime", (void *)timer_not_set);
 }
 
-static void polls_where_a_program_makes_the_file_system(int flags) {
-    (void)flags;
-    polls_without("fstatfs", (void *)made_by_a_program);
+static void polls_on_a_file_system_that_hears_of_no_end(int type) {
+    pretend_file_system((uint32_t)type);
+    check_polls();
 }
 
 static void does_not_sleep_where_the_kernel_waits(int flags) {
@@ -552,7 +547,8 @@ const check_test waits_tests[] = {
     {"a wait polls when every signal is somebody's", polls_without_a_free_signal, 0},
     {"a wait polls when there is no timer", polls_without_a_timer, 0},
     {"a wait polls when the timer cannot be set", polls_when_the_timer_is_not_set, 0},
-    {"a wait polls where a program makes the file system", polls_where_a_program_makes_the_file_system, 0},
+    {"a wait polls where a program makes the file system", polls_on_a_file_system_that_hears_of_no_end, 0x65735546},
+    {"a wait polls on NFS", polls_on_a_file_system_that_hears_of_no_end, 0x6969},
     EACH_WAY("only a wait that polls sleeps", does_not_sleep_where_the_kernel_waits),
 #endif
     EACH_WAY("a wait for a file that is removed ends with the lock at the path", unlinked_while_waiting),

@@ -58,18 +58,20 @@ _NO_OFD = replace(
 _NO_LOCKS = replace(_NO_FLOCK, lacks=_NO_FLOCK.lacks | KERNEL, not_so=_NO_FLOCK.not_so | {"locks: ofd"})
 
 _NO_TMPFILE = frozenset({"unnamed files"})
-_NFS4 = Place("nfs4", not_so=_NO_TMPFILE, says=("keep out programs that run on the server itself",))
-# The lock goes to whoever asks first when it is free, and who waits hears of that late: in an emulated machine that may
-# take longer than doctor waits for three who append.
-_UNFAIR = frozenset({"appending"})
-_NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}), perhaps=_UNFAIR)
-# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server.
+_NFS4 = Place(
+    "nfs4",
+    not_so=_NO_TMPFILE | {"waiting in the kernel"},
+    says=("keep out programs that run on the server itself",),
+)
+_NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. Who waits
+# asks it again and again, which in an emulated machine may take longer than doctor waits for three who append.
 _CIFS = Place(
     "cifs",
     lacks=frozenset({"advisory", "open files", "permissions"}),
     apart=KERNEL,
     not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
-    perhaps=_UNFAIR,
+    perhaps=frozenset({"appending"}),
     says=("but not programs on the server itself",),
 )
 _ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
