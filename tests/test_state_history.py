@@ -239,7 +239,7 @@ def unwritable(path):
 @pytest.mark.usefixtures("unwritable")
 def test_a_history_that_cannot_be_written_does_not_keep_a_save_from_being_done(path, state):
     for number in range(1, 3):
-        with pytest.warns(RuntimeWarning, match=re.escape(repr(str(path)))):
+        with pytest.warns(RuntimeWarning, match="state.json.* is not in its history: MemoryError"):
             assert state.save({"n": number}) == number
         assert state.history_errors == number
     assert json.loads(path.read_text()) == {"revision": 2, "n": 2}
@@ -250,7 +250,7 @@ def test_memory_that_runs_out_while_a_change_is_recorded_does_not_make_a_save_fa
         raise MemoryError
 
     monkeypatch.setattr(History, "add", run_out)
-    with pytest.warns(RuntimeWarning, match=re.escape(str(path))):
+    with pytest.warns(RuntimeWarning, match="state.json.* is not in its history: MemoryError"):
         assert state.save({"n": 1}) == 1
     assert (state.load().data, state.history_errors) == ({"n": 1}, 1)
 
@@ -539,6 +539,7 @@ def test_every_state_is_rebuilt_exactly(tmp_path_factory, saved):
     assert state.history_errors == 0
 
 
+@replaces_open_files
 def test_writers_that_are_killed_leave_a_history_that_fits_the_file(path):
     code = """
         from holdfast import StateFile

@@ -537,7 +537,7 @@ def log_error(rc: int, path: str) -> OSError:
 
 def error(rc: int, path: str) -> OSError:
     """The exception for a result that is an error."""
-    if rc == lib.HF_NOT_A_FILE and (os.path.isdir(path) or path.endswith(os.sep)):
+    if rc == lib.HF_NOT_A_FILE and (os.path.isdir(path) or path[-1:] in (os.sep, os.altsep)):
         return IsADirectoryError(errno.EISDIR, "the lock path is a directory; name a file in it", path)
     number, text = _OUTCOMES.get(rc) or (-rc, os.strerror(-rc))
     return OSError(number, text, path)

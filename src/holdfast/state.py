@@ -556,7 +556,8 @@ class StateFile(OfData["Data"]):
             self._history_of(target).add(*versions, like=os.stat(target))
         except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             self._history_errors += 1
-            text = f"revision {after.revision} of {self._path!r} was saved, but is not in its history: {error}"
+            why = str(error) or type(error).__name__
+            text = f"revision {after.revision} of {self._path!r} was saved, but is not in its history: {why}"
             warnings.warn(text, RuntimeWarning, stacklevel=_levels_of_ours())
 
     def __reduce__(self) -> tuple[Callable[..., StateFile[Any]], tuple[str, dict[str, Any]]]:
