@@ -64,14 +64,12 @@ _NFS4 = Place(
     says=("keep out programs that run on the server itself",),
 )
 _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
-# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. Who waits
-# asks it again and again, which in an emulated machine may take longer than doctor waits for three who append.
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server.
 _CIFS = Place(
     "cifs",
     lacks=frozenset({"advisory", "open files", "permissions"}),
     apart=KERNEL,
     not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
-    perhaps=frozenset({"appending"}),
     says=("but not programs on the server itself",),
 )
 _ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
