@@ -11,15 +11,15 @@ work=build/windows
 # Every start of an interpreter takes a second under Wine. So the short form leaves out the files whose tests mostly start
 # programs, or say the same on every system; and on all versions but the first it runs only the heart of it: processes
 # that share a lock or a log, some of which are killed, and files that are replaced.
-core=(tests/test_{rwlock,lock_all,waiting,jsonl_many,jsonl_reading,segments}.py)
-small=(tests/test_{lock_all,segments}.py)
+core=$(echo tests/test_{rwlock,lock_all,waiting,jsonl_many,jsonl_reading,segments}.py)
+small=$(echo tests/test_{lock_all,segments}.py)
 versions=(3.14 3.11 3.14t)
-parts=("${#core[@]} files of tests; FULL=1 runs all" "${#small[@]} files of tests; FULL=1 runs all")
+declare -A tests=([3.14]=$core [3.11]=$small [3.14t]=$small)
 limit=1400 # seconds, for what hangs
 
 if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
-    core=(tests) small=(tests) parts=("the whole suite" "the whole suite")
     versions+=(3.13 3.10)
+    tests=([3.14]=tests [3.11]=tests [3.14t]=tests [3.13]=$core [3.10]=$core)
     limit=14400
 fi
 
@@ -68,12 +68,12 @@ start() { # NAME COMMAND...
 }
 trap 'kill "${running[@]}" 2>/dev/null || true' EXIT
 
-start_tests() { # VERSION TEST...
-    local version=$1
-    shift
-    rm -f "$work/$version.xml"
-    start "$version" bash tools/wine.sh "$work/wine-$version" "$work/$version/python.exe" -m pytest \
-        -p no:cacheprovider --timeout=600 --junitxml="$work/$version.xml" "$@"
+start_tests() { # VERSION
+    local chosen
+    read -ra chosen <<<"${tests[$1]}"
+    rm -f "$work/$1.xml"
+    start "$1" bash tools/wine.sh "$work/wine-$1" "$work/$1/python.exe" -m pytest \
+        -p no:cacheprovider --timeout=600 --junitxml="$work/$1.xml" "${chosen[@]}"
 }
 
 note_c_core() {
@@ -85,8 +85,9 @@ note_c_core() {
     evidence row "$target" "C core" --passed "${counts[0]}" --failed "${counts[1]}" --skipped "${counts[2]}"
 }
 
-note_tests() { # VERSION PART
-    local part=$2
+note_tests() { # VERSION
+    local part="the whole suite"
+    [[ ${tests[$1]} == tests ]] || part="$(wc -w <<<"${tests[$1]}") files of tests"
     cat "$work/$1.log"
     if [[ -n ${running[$1]:-} ]]; then
         evidence pytest "$target" "CPython $1" "$work/$1.xml" "$(cat "$work/$1.status")" --note "$part"
@@ -103,15 +104,14 @@ for version in "${versions[@]}"; do
     status=0
     lay_out "$version" 2>"$work/$version.log" || status=$?
     case $status in
-    0) start_tests "$version" "${core[@]}" ;;
+    0) start_tests "$version" ;;
     3) absent[$version]=skipped ;;
     *) absent[$version]=failed ;;
     esac
-    core=("${small[@]}")
 done
 wait
 note_c_core
-for number in "${!versions[@]}"; do
-    note_tests "${versions[number]}" "${parts[number > 0]}"
+for version in "${versions[@]}"; do
+    note_tests "$version"
 done
 evidence end "$target"
