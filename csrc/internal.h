@@ -61,7 +61,8 @@ typedef struct {
     int how;
     int flags;
     int64_t until;
-    int64_t poll;
+    int64_t poll; /* the longest nap of a wait that polls */
+    int64_t nap;  /* the next one */
     hf_waiter *waiter;
 } hf__wait_order;
 

@@ -8,7 +8,7 @@
 /* A lock file replaced this often in the middle of an attempt is a lock somebody else is busy with. */
 #define REPLACED_TOO_OFTEN 16
 
-/* The first nap of a wait that polls; each is twice as long as the one before. */
+/* The first nap of a wait that polls; each is as long as all before it, in earlier turns, too. */
 #define FIRST_NAP 20000 /* nanoseconds */
 
 hf_lock *hf_lock_new(hf_pool *pool, const char *path, unsigned mode, int flags) {
@@ -236,23 +236,22 @@ static bool waits_for_itself(const hf__hold *hold) {
     return found;
 }
 
-/* Sleep for `nap`, but not past the end of the turn, and make the next nap longer. */
-static int sleep_a_little(const hf__wait_order *order, int64_t *nap) {
+/* Sleep for a nap, but not past the end of the turn, and make the next nap longer. */
+static int sleep_a_little(hf__wait_order *order) {
     int64_t left = order->until - hf_now();
-    int64_t length = *nap < left ? *nap : left;
-    *nap = *nap * 2 < order->poll ? *nap * 2 : order->poll;
+    int64_t length = order->nap < left ? order->nap : left;
+    order->nap = order->nap * 2 < order->poll ? order->nap * 2 : order->poll;
     return length > 0 ? hf__wait_asleep(order->waiter, length) : 0;
 }
 
 /* claim(), waiting while another thread is acquiring the lock for all. It looks again and again: the thread it waits for
    may itself wait in the kernel, and which of the two the caller's deadline or a signal ends is not known before. */
-static int claim_in_turn(hf_lock *lock, const hf__wait_order *order, hf__hold **claimed) {
-    int64_t nap = FIRST_NAP;
+static int claim_in_turn(hf_lock *lock, hf__wait_order *order, hf__hold **claimed) {
     int rc;
     while ((rc = claim(lock, order->how, claimed)) == HF_BUSY) {
         if (hf_now() >= order->until)
             return HF_TIMED_OUT;
-        rc = sleep_a_little(order, &nap);
+        rc = sleep_a_little(order);
         if (rc != 0)
             return rc;
     }
@@ -260,7 +259,7 @@ static int claim_in_turn(hf_lock *lock, const hf__wait_order *order, hf__hold **
 }
 
 /* Wait once, in the kernel if that is possible. 0 with the lock taken, HF_BUSY when it is worth another look. */
-static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kernel, int64_t *nap) {
+static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kernel) {
     if (*in_kernel && hold->file != HF__NO_FILE) {
         order->file = hold->file;
         int rc = hf__wait_in_kernel(order);
@@ -270,20 +269,19 @@ static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kerne
             return rc;
         /* A kernel that says "busy" instead of waiting must not make us spin. */
     }
-    int rc = sleep_a_little(order, nap);
+    int rc = sleep_a_little(order);
     return rc == 0 ? HF_BUSY : rc;
 }
 
 int hf__hold_wait(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
     bool in_kernel = !(hold->lock->pool->flags & HF_POLL_ONLY);
-    int64_t nap = FIRST_NAP;
     int rc;
     while ((rc = hf__hold_take(hold)) == HF_BUSY) {
         if (deadline == HF_FOREVER && waits_for_itself(hold))
             return HF_SELF_DEADLOCK;
         if (hf_now() >= order->until)
             return HF_TIMED_OUT;
-        rc = wait_once(hold, order, &in_kernel, &nap);
+        rc = wait_once(hold, order, &in_kernel);
         if (rc == 0 && confirm(hold))
             return 0;
         if (rc != 0 && rc != HF_BUSY)
@@ -293,11 +291,13 @@ int hf__hold_wait(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
 }
 
 hf__wait_order hf__hold_order(int how, int flags, int64_t began, int64_t deadline, int64_t poll, hf_waiter *waiter) {
-    int64_t now = hf_now(), turn_ends = now + hf__wait_turn(now - began);
+    int64_t now = hf_now(), waited = now - began, turn_ends = now + hf__wait_turn(waited);
+    int64_t longest_nap = poll > FIRST_NAP ? poll : FIRST_NAP, nap = waited > FIRST_NAP ? waited : FIRST_NAP;
     return (hf__wait_order){.how = how,
                             .flags = flags,
                             .until = turn_ends < deadline ? turn_ends : deadline,
-                            .poll = poll > FIRST_NAP ? poll : FIRST_NAP,
+                            .poll = longest_nap,
+                            .nap = nap < longest_nap ? nap : longest_nap,
                             .waiter = waiter};
 }
 

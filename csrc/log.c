@@ -257,7 +257,7 @@ static int enter_in_turn(hf_log *log, hf__thread *me, int64_t deadline) {
 }
 
 static int take_patiently(hf__hold *hold, hf__wait_order *order, int64_t deadline) {
-    for (int i = 0; i < TRIES; i++) {
+    for (int i = 0; i < TRIES && !hold->identity.elsewhere; i++) {
         int rc = hf__hold_take(hold);
         if (rc != HF_BUSY)
             return rc;

@@ -239,7 +239,7 @@ def unwritable(path):
 @pytest.mark.usefixtures("unwritable")
 def test_a_history_that_cannot_be_written_does_not_keep_a_save_from_being_done(path, state):
     for number in range(1, 3):
-        with pytest.warns(RuntimeWarning, match="state.json.* is not in its history: MemoryError"):
+        with pytest.warns(RuntimeWarning, match=re.escape(repr(str(path)))):
             assert state.save({"n": number}) == number
         assert state.history_errors == number
     assert json.loads(path.read_text()) == {"revision": 2, "n": 2}

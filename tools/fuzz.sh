@@ -61,7 +61,7 @@ mkdir -p "$out"
 "${evidence[@]}" begin "$target"
 status=0
 "$bin/python" -m pytest -q --no-header --junitxml="$out/properties.xml" tests/fuzz/properties.py || status=$?
-examples=$(PYTHONPATH=$PYTHONPATH:tests/fuzz "$bin/python" -c 'import properties; print(f"{properties.EXAMPLES:,}")')
+examples=$(PYTHONPATH=${PYTHONPATH:-tools}:tests/fuzz "$bin/python" -c 'import properties; print(f"{properties.EXAMPLES:,}")')
 "${evidence[@]}" pytest "$target" "Python, hypothesis: each reader" "$out/properties.xml" "$status" "--note=$examples inputs each"
 in_c
 in_python

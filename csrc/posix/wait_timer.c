@@ -4,9 +4,9 @@
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
  *
- * Two kinds of file systems cannot do that. FUSE: the call waits for a program, which need not hear of signals. And NFS:
- * a wait that is given up just when the server grants the lock may leave it locked there, for ever, by NFS 3 and a Linux
- * before 6.4 on either side; a client of NFS 4 only asks again and again itself.
+ * A call must not be interrupted on two kinds of file systems. FUSE: it waits for a program, which need not hear of
+ * signals. NFS 3: if the server grants the lock just when the wait is given up, it may stay locked there for ever, until
+ * Linux 6.4 on both sides. Nothing here tells NFS 4, which has no such fault, from NFS 3.
  */
 #ifdef __linux__
 

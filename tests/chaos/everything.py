@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from holdfast import (
     DocumentStore,
@@ -22,12 +22,15 @@ from holdfast import (
 
 
 class Everything:
-    """Operations in one folder, which others use at the same time. `me` is nobody else's name.
+    """Operations in one folder, which others use at the same time. `me` is nobody else's name. `errors="skip"` reads on
+    behind what is left of a line whose writer was killed.
 
     An operation that fails must have had no effect: whatever raised, the accounts are right.
     """
 
-    def __init__(self, folder: str, me: str, *, timeout: float = 60, **log: Any) -> None:
+    def __init__(
+        self, folder: str, me: str, *, timeout: float = 60, errors: Literal["raise", "skip"] = "raise", **log: Any
+    ) -> None:
         self.folder, self.me = folder, me
         # Open already, so that the counting fails only if the lock does.
         self.numbers = {name: os.open(f"{folder}/{name}.number", os.O_RDWR | os.O_CREAT) for name in ("kernel", "soft")}
@@ -37,7 +40,7 @@ class Everything:
         self.log = JsonlFile(f"{folder}/events.jsonl", timeout=timeout, **log)
         self.state = StateFile(f"{folder}/state.json", history=True, timeout=timeout, durable=False)
         self.store = DocumentStore(f"{folder}/documents", timeout=timeout)
-        self.timeout = timeout
+        self.timeout, self.errors = timeout, errors
         self.counted = {"kernel": 0, "soft": 0}
         self.appended = self.edits = self.replaced = self.assigned = self.read = 0
         self.checkpoint: str | None = None
@@ -138,8 +141,8 @@ class Everything:
             self.store.flush()
 
     def read_on(self) -> None:
-        """Every record of ours comes exactly once, in order, whatever is left of a line whose writer was killed."""
-        with self.log.records(since=self.checkpoint, errors="skip") as records:
+        """Every record of ours comes exactly once, in order."""
+        with self.log.records(since=self.checkpoint, errors=self.errors) as records:
             for writer, number, _ in records:
                 if writer == self.me:
                     assert number == self.read + 1, f"{number} after {self.read}"
