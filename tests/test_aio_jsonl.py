@@ -261,7 +261,7 @@ async def test_the_error_of_asyncio_timeout_says_it_too(path, log):
             async with asyncio.timeout(0.01):
                 await log.append({"n": 1})
         assert happened(raised.value) is False
-        assert "had not happened" in str(raised.value.__cause__.__notes__)
+        assert "had not happened" in str((raised.value.__cause__ or raised.value.__context__).__notes__)
 
 
 async def test_a_second_append_that_is_cancelled_speaks_for_itself(path):

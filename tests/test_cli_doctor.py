@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import linux_only
+from conftest import linux_only, replaces_open_files
 from holdfast._filesystem import FileSystem
 from holdfast._trials import Trial, trials
 from holdfast.cli.doctor import advise
@@ -44,6 +44,7 @@ def results(**failures):
 # Trying it out
 
 
+@replaces_open_files
 def test_a_directory_where_all_is_well(tmp_path):
     text, status = doctor(tmp_path)
     assert "All that holdfast promises is so" in text
@@ -55,12 +56,14 @@ def test_nothing_is_left_behind(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@replaces_open_files
 def test_the_path_may_be_that_of_a_file(tmp_path):
     (tmp_path / "events.jsonl").write_text("{}\n", encoding="ascii")
     assert doctor(tmp_path / "events.jsonl")[1] == 0
     assert os.listdir(tmp_path) == ["events.jsonl"]
 
 
+@replaces_open_files
 def test_every_trial_is_in_the_json(tmp_path):
     answer = found(tmp_path)
     assert answer["well"]

@@ -620,6 +620,7 @@ def test_no_more_old_files_are_kept_than_asked_for(path, backups, left):
     assert path.exists()
 
 
+@frees_names_of_open_files
 def test_old_files_are_compressed(path):
     log = JsonlFile(path, max_bytes=200, compress=True)
     for number in range(30):

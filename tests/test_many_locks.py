@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
+from conftest import linux_only
 from holdfast import FileLock
 from support import Child
 
 MANY = int(os.environ.get("HOLDFAST_TEST_LOCKS", "20000"))  # 1000000 for the long form
 FEW = 100  # descriptors: some are kept for the next time
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc/self/fd")
+pytestmark = linux_only
 
 COUNT = """
     import gc

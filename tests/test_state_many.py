@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from conftest import replaces_open_files
 from holdfast import StateFile
 from support import PATIENCE, Child
 
@@ -98,6 +99,7 @@ def test_a_history_of_many_processes_is_complete(path):
     assert all(state.at(revision).data == {"n": revision} for revision in range(1, 201, 7))
 
 
+@replaces_open_files
 def test_readers_see_every_state_whole_and_none_twice_in_the_wrong_order(path):
     """Reading takes no lock, and never fails nor goes back while others save."""
     StateFile(path).save({"n": 0, "text": ""})

@@ -707,6 +707,7 @@ USES = {
 }
 
 
+@posix_only  # where a child is forked
 @pytest.mark.parametrize("name", USES)
 def test_nothing_is_imported_while_a_lock_is_held(path, name):
     """A child forked while another thread imports a module can never import it: it would keep the lock for ever."""

@@ -136,6 +136,7 @@ def test_a_look_for_the_holders_that_was_interrupted_is_made_again(path, monkeyp
         assert [holder.pid for holder in error.holders] == [child.pid]
 
 
+@linux_only
 def test_it_names_several_holders(path):
     with Child(HOLD_SHARED, path) as one, Child(HOLD_SHARED, path) as two:
         one.expect("held")

@@ -62,7 +62,8 @@ def happened(error: BaseException) -> bool | None:
     >>> asyncio.run(main())
     """
     if isinstance(error, TimeoutError):
-        return happened(error.__cause__) if error.__cause__ is not None else None
+        cancelled = error.__cause__ or error.__context__  # asyncio.timeout() names no cause before Python 3.11.3
+        return happened(cancelled) if cancelled is not None else None
     known: bool | None = getattr(error, _ATTRIBUTE, None)
     if known is None and sys.version_info < (3, 11) and isinstance(error, CancelledError) and error.__context__:
         return happened(error.__context__)  # a task makes a new one for those who await it

@@ -203,8 +203,8 @@ def _prepare_output() -> None:
     On Windows a program or a file gets what it would get anywhere else: UTF-8, and lines that end with a newline only.
     """
     reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is None or sys.stdout.errors != "strict":
-        return
+    if reconfigure is None or sys.stdout.errors not in ("strict", "surrogateescape"):
+        return  # somebody has said what is to come out; those two are the defaults, on Windows always the second
     if os.name != "nt":
         reconfigure(errors="surrogateescape")
     elif sys.stdout.isatty():
