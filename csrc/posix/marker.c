@@ -204,6 +204,10 @@ int hf__marker_open(const char *path, hf__file *file, hf__identity *identity) {
     if (fd < 0)
         return hf__open_error(errno);
     int rc = hf__file_examine(fd, identity);
+    /* A client of SMB keeps a file open for a second after it was closed, for whoever opens it again: so those who look
+       again and again would never see that it was removed on the server. Not so after anything to do with locks. */
+    if (rc == 0 && identity->elsewhere)
+        (void)hf__lock_drop(fd, HF_OFD);
     if (rc == 0)
         *file = fd;
     else
