@@ -258,9 +258,13 @@ static int claim_in_turn(hf_lock *lock, hf__wait_order *order, hf__hold **claime
     return rc;
 }
 
-/* Wait once, in the kernel if that is possible. 0 with the lock taken, HF_BUSY when it is worth another look. */
+/* Wait once, in the kernel if that is possible. 0 with the lock taken, HF_BUSY when it is worth another look.
+
+   Never in the kernel for a lock that another machine has: what becomes of it when the wait is given up, and whether it
+   can be, depends on both. With NFS 3 and Linux before 6.4 a lock that is granted at that very moment stays with nobody,
+   for ever; and a client of SMB has been seen to wait on for a lock that was free. */
 static int wait_once(const hf__hold *hold, hf__wait_order *order, bool *in_kernel) {
-    if (*in_kernel && hold->file != HF__NO_FILE) {
+    if (*in_kernel && hold->file != HF__NO_FILE && !hold->identity.elsewhere) {
         order->file = hold->file;
         int rc = hf__wait_in_kernel(order);
         if (rc == -ENOSYS)

@@ -4,9 +4,7 @@
  * SA_RESTART, so that the blocked call returns EINTR. A signal that arrives just before the call blocks would be lost:
  * hence the timer repeats until the wait is over. Cancelling from another thread is setting the timer to now.
  *
- * A call must not be interrupted on two kinds of file systems. FUSE: it waits for a program, which need not hear of
- * signals. NFS 3: if the server grants the lock just when the wait is given up, it may stay locked there for ever, until
- * Linux 6.4 on both sides. Nothing here tells NFS 4, which has no such fault, from NFS 3.
+ * Where a program makes the file system (FUSE), the call waits for that program, which need not hear of signals.
  */
 #ifdef __linux__
 
@@ -68,17 +66,15 @@ static int wait_with(timer_t timer, const hf__wait_order *order) {
     return hf_now() >= order->until ? HF_BUSY : HF_INTERRUPTED;
 }
 
-/* Types of file systems. */
-#define FUSE 0x65735546
-#define NFS 0x6969
+#define FUSE 0x65735546 /* the type of such file systems */
 
-static bool can_be_interrupted(int fd) {
+static bool is_made_by_a_program(int fd) {
     struct statfs status;
-    return hf__sys.fstatfs(fd, &status) != 0 || (status.f_type != FUSE && status.f_type != NFS);
+    return hf__sys.fstatfs(fd, &status) == 0 && status.f_type == FUSE;
 }
 
 int hf__wait_in_kernel(const hf__wait_order *order) {
-    if (!can_be_interrupted(order->file))
+    if (is_made_by_a_program(order->file))
         return -ENOSYS;
     int number = wake_signal();
     timer_t timer;

@@ -436,7 +436,7 @@ static void polls_when_the_timer_is_not_set(int flags) {
     polls_without("timer_settime", (void *)timer_not_set);
 }
 
-static void polls_on_a_file_system_that_suffers_no_interruption(int type) {
+static void polls_on_a_file_system_of_type(int type) {
     pretend_file_system((uint32_t)type);
     check_polls();
 }
@@ -547,9 +547,8 @@ const check_test waits_tests[] = {
     {"a wait polls when every signal is somebody's", polls_without_a_free_signal, 0},
     {"a wait polls when there is no timer", polls_without_a_timer, 0},
     {"a wait polls when the timer cannot be set", polls_when_the_timer_is_not_set, 0},
-    {"a wait polls where a program makes the file system", polls_on_a_file_system_that_suffers_no_interruption,
-     0x65735546},
-    {"a wait polls on NFS", polls_on_a_file_system_that_suffers_no_interruption, 0x6969},
+    {"a wait polls where a program makes the file system", polls_on_a_file_system_of_type, 0x65735546},
+    {"a wait polls where another machine has the file", polls_on_a_file_system_of_type, 0x6969},
     EACH_WAY("only a wait that polls sleeps", does_not_sleep_where_the_kernel_waits),
 #endif
     EACH_WAY("a wait for a file that is removed ends with the lock at the path", unlinked_while_waiting),
