@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from conftest import needs_symlinks
-from holdfast import FileLock, StateConflict, StateFile, Timeout, _contents
+from holdfast import FileLock, StateConflict, StateFile, Timeout, _stamp
 from holdfast.aio import AsyncJsonlFile, AsyncStateFile, happened
 from support import Child, held_here, started
 
@@ -38,7 +38,7 @@ async def test_what_was_saved_is_loaded(path, state):
 
 
 async def test_a_state_that_has_not_changed_is_loaded_without_giving_the_loop_back(state, monkeypatch):
-    monkeypatch.setattr(_contents, "_SETTLED", -1e9)  # what has just been written is looked at more closely otherwise
+    monkeypatch.setattr(_stamp, "_SETTLED", -1e9)  # what has just been written is looked at more closely otherwise
     await state.save({"n": 1})
     await state.load()
     others = []

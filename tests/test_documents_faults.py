@@ -551,6 +551,24 @@ def test_a_companion_of_a_long_key_that_is_wrong_is_mended(path):
         assert list(store) == [key]
 
 
+@pytest.mark.parametrize("deletes", [False, True], ids=["write", "deletion"])
+def test_a_companion_whose_document_has_gone_goes_with_the_next_change_of_a_long_key(path, deletes):
+    with DocumentStore(path) as store:
+        store["k" * 1000] = store["l" * 1000] = 1
+        store.flush()
+        orphan = max(files(path))
+        os.unlink(path / orphan.removesuffix("~key"))
+    with DocumentStore(path) as store:
+        (key,) = store
+        if deletes:
+            del store[key]
+        else:
+            store[key] = 2
+        store.flush()
+        assert orphan not in files(path)
+        assert list(store) == ([] if deletes else [key])
+
+
 @posix_only
 def test_a_durable_deletion_is_synced(path):
     calls = []

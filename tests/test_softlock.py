@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import frees_names_of_open_files, linux_only, posix_only
-from holdfast import SoftFileLock, Timeout, write_text
+from holdfast import SoftFileLock, Timeout, _stamp, write_text
 from interposed import interposed
 from support import ALARMS, PATIENCE, Child, eventually, in_another_thread
 
@@ -914,6 +914,55 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
         with SoftFileLock(path, lifetime=1, timeout=PATIENCE):
             assert time.time() - written >= 0  # when exactly: see above
             assert int(record(path)[0]) == os.getpid()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Waiters that have looked at a marker once
+
+
+@pytest.fixture
+def refused_once(path, monkeypatch):
+    """A lock that has met the marker of a living process, and that process."""
+    monkeypatch.setattr(_stamp, "_SETTLED", -1e9)  # so new a marker is looked at more closely otherwise
+    with Child(HOLD, path) as holder:
+        holder.expect("held")
+        lock = SoftFileLock(path, blocking=False)
+        with pytest.raises(Timeout):
+            lock.acquire()
+        yield lock, holder
+
+
+@posix_only
+def test_a_waiter_reads_a_marker_only_once(refused_once):
+    lock, _ = refused_once
+    calls = []
+    with interposed(calls.append), pytest.raises(Timeout):
+        lock.acquire()
+    assert "lstat" in calls
+    assert "pread" not in calls
+
+
+def test_a_waiter_finds_out_that_the_owner_has_died_since(refused_once):
+    lock, holder = refused_once
+    holder.kill()
+    with lock:
+        assert lock.pid == os.getpid()
+
+
+def test_a_waiter_finds_out_that_the_marker_is_another_one_by_now(path, mine, dead_pid, refused_once):
+    lock, holder = refused_once
+    holder.tell()
+    holder.expect("released")
+    write_record(path, dead_pid, *mine[1:])
+    with lock:
+        assert lock.pid == os.getpid()
+
+
+def test_a_waiter_finds_out_that_the_time_of_a_living_owner_is_up(path, refused_once):
+    lock, _ = refused_once
+    lock.lifetime = 0
+    with lock:
+        assert lock.pid == os.getpid()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from holdfast._core import Naming, close_quietly, open_for_reading, read_error
+from holdfast._stamp import settled_stamp_of, stamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Stamp: TypeAlias = tuple[int, int, int, int, int]
-
-_SETTLED = 2.5
-"""Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
-elsewhere of some milliseconds, in which a second change of the same length would not show."""
+    from holdfast._stamp import Stamp
 
 _ATTEMPTS = 100
 """To read a file that is replaced meanwhile: on network file systems an open one may then be a stale handle."""
@@ -41,7 +35,7 @@ class Contents:
     def is_current(self, path: str) -> bool:
         """Whether the path surely still names a file with these contents. False also when only the bytes can tell."""
         try:
-            return self.stamp == _stamp(os.stat(path)) if self.stamp else False
+            return self.stamp == stamp_of(os.stat(path)) if self.stamp else False
         except OSError:
             return False
 
@@ -79,7 +73,7 @@ def _read(path: str) -> Contents:
     finally:
         close_quietly(descriptor)
     # The stamp is from before: what changes while it is read will not be recognised.
-    return Contents(data, _stamp(before) if _is_settled(before) and not elsewhere else None)
+    return Contents(data, None if elsewhere else settled_stamp_of(before))
 
 
 def _read_all(descriptor: int, size: int) -> bytes:
@@ -99,11 +93,3 @@ def fingerprint(data: bytes | None) -> str:
     '2afb9b83f9314e5d029766197f539792'
     """
     return "" if data is None else blake2b(data, digest_size=16).hexdigest()
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _is_settled(status: os.stat_result) -> bool:
-    return max(status.st_mtime, status.st_ctime) + _SETTLED < time.time()

@@ -77,6 +77,16 @@ def companion_of(name: str) -> str:
     return name + _COMPANION
 
 
+def document_of(name: str) -> str | None:
+    """The name of the document whose companion has this name. None if it is no name of a companion.
+
+    >>> from holdfast._keys import document_of
+    >>> document_of("~long-6f.json~key")
+    '~long-6f.json'
+    """
+    return name.removesuffix(_COMPANION) if is_long(name) and name.endswith(_COMPANION) else None
+
+
 def bytes_of(key: str) -> bytes:
     """A key as bytes, also one that is no valid Unicode."""
     return key.encode("utf-8", "surrogatepass")

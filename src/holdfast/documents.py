@@ -19,7 +19,7 @@ from holdfast import _contents, _core
 from holdfast._base import check_bool, default_timeout, resolve_timeout, seconds
 from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
-from holdfast._keys import bytes_of, check_suffix, companion_of, is_long, key_of, name_of
+from holdfast._keys import bytes_of, check_suffix, companion_of, document_of, is_long, key_of, name_of
 from holdfast._write_behind import Document, Queue
 from holdfast.atomic import replacing
 from holdfast.locks import FileLock
@@ -222,6 +222,7 @@ class DocumentStore(Mapping):
         self._queue = Queue()
         self._counts = _Counts()
         self._metered = 0  # how much is pending, as far as the meter knows
+        self._has_removed_orphans = False
         self._writer: threading.Thread | None = None
         self._wakes_at = -inf  # when the writer will look by itself; -inf while it is at work
         self._forgotten = 0  # grows whenever a document is forgotten: what was read from the disk before may be old
@@ -667,6 +668,7 @@ class DocumentStore(Mapping):
 
     def _write(self, document: Document, data: bytes) -> None:
         if is_long(os.path.basename(document.path)):
+            self._remove_orphans()
             companion, key = companion_of(document.path), bytes_of(document.key)
             if _read(companion).data != key:
                 _put(companion, key, durable=self._durable)
@@ -680,6 +682,21 @@ class DocumentStore(Mapping):
         if is_long(os.path.basename(document.path)):  # last: a document without it would not be listed
             with suppress(FileNotFoundError):
                 os.unlink(companion_of(document.path))
+            self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Remove companions without a document, once: a process leaves one that dies between the two.
+
+        Who writes has the lock, so none of the living is between them now.
+        """
+        if self._has_removed_orphans:
+            return
+        self._has_removed_orphans = True
+        names = set(os.listdir(self._directory))
+        for name in names:
+            if (document := document_of(name)) and document not in names:
+                with suppress(OSError):  # no writer's operation depends on it
+                    os.unlink(os.path.join(self._directory, name))
 
     def _finish(self, operation: Operation, took: float) -> None:
         document, counts = operation.document, self._counts

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from holdfast._core import MarkerSlot
+    from holdfast._stamp import Stamp
 
 _FIRST_NAP = 0.0005  # seconds
 _WRITABLE_BY_OTHERS = 0o022  # a record that others may write could say anything
@@ -66,6 +67,7 @@ class SoftFileLock(BaseFileLock):
         self._holds: dict[Thread | None, _Hold] = {}  # by thread, or all threads' under None
         self._mutex = RLock()
         self._in_transition = False  # seen by a signal handler of the thread that has the mutex
+        self._verdict: _Verdict | None = None  # on the marker that was in the way last
         super().__init__(
             lock_file,
             timeout,
@@ -226,6 +228,10 @@ class SoftFileLock(BaseFileLock):
         """Remove the marker if its owner has died or its time is up: 0 if the path may be free, or why it is not."""
         slot = _core.new_marker_slot()
         try:
+            if self._verdict is not None and self._verdict.stands(path, self._lifetime):
+                return _core.BUSY
+            self._verdict = None
+            stamp = _stamp_at(path)  # before it is opened: what comes in its place meanwhile is not taken for it
             rc = _core.open_marker(slot, path)
             if rc == _core.MISSING:
                 return 0
@@ -237,6 +243,8 @@ class SoftFileLock(BaseFileLock):
             owner = Owner.parse(record)
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
+                if record:  # which cannot be read while somebody removes it, who may die
+                    self._verdict = _Verdict(stamp, owner, age)
                 return _core.BUSY
             sweep(os.path.dirname(path))  # where processes die, one may have died before its marker had its name
             rc = _core.remove_marker(slot[0], 0)
@@ -325,6 +333,48 @@ class _Hold:
         while (rc := _core.remove_marker(self.slot[0], 0)) == _core.BUSY and _core.now() < end:
             time.sleep(0.001)  # another process judges it at this moment
         return _remove_in_turn(self.slot, self.path) if rc == _core.NO_LOCKS else rc
+
+
+class _Verdict:
+    """That the marker at a path must not be removed. Whoever waits need not open it again while it is the same.
+
+    That is more than thrift: a client of SMB keeps a file open for a second after it was closed, for whoever opens it
+    again, and a file that is open there keeps its name although it was removed. Those who open it again and again would
+    wait for ever.
+    """
+
+    __slots__ = ("_owner", "_stamp", "_written")
+
+    def __init__(self, stamp: Stamp | None, owner: Owner | None, age: float) -> None:
+        self._stamp = stamp  # None if the marker cannot be known again
+        self._owner = owner
+        self._written = time.time() - age
+
+    def stands(self, path: str, lifetime: float | None) -> bool:
+        """Whether opening the marker would surely lead to the same verdict."""
+        if self._stamp is None or (lifetime is not None and time.time() - self._written >= lifetime):
+            return False
+        if self._owner is not None and self._owner.is_gone():
+            return False
+        from holdfast._stamp import stamp_of
+
+        try:
+            # A client of NFS asks the server which names there are when the directory is opened.
+            os.close(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY))
+            return self._stamp == stamp_of(os.lstat(path))
+        except OSError:
+            return False  # then opening it tells
+
+
+def _stamp_at(path: str) -> Stamp | None:
+    if os.name == "nt":
+        return None  # there, to look at a file is to open it
+    from holdfast._stamp import settled_stamp_of
+
+    try:
+        return settled_stamp_of(os.lstat(path))
+    except OSError:
+        return None
 
 
 def _remove_in_turn(slot: MarkerSlot, path: str) -> int:

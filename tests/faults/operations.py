@@ -705,9 +705,10 @@ class Storing(Operation):
             with DocumentStore(folder / "store") as store:
                 for key in [*store]:
                     del store[key]
-                store["last"] = 1
+                last = "last" * len(self._key)  # a long one, if what is left of a long one is to be cleared away
+                store[last] = 1
                 store.flush()
-                del store["last"]
+                del store[last]
         self.keeps = frozenset({"store", "store/.lock"})
 
 

@@ -1,0 +1,27 @@
+"""Marks by which a file that was looked at is known again, without opening it."""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from typing import TypeAlias
+
+    Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+_SETTLED = 2.5
+"""Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
+elsewhere of some milliseconds, in which a second change of the same length would not show, nor a new file that got the
+number of one just removed."""
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What is the same of a file while it is the same and nobody writes it."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def settled_stamp_of(status: os.stat_result) -> Stamp | None:
+    """The same, or None for a file that changed so shortly ago that another change might not show."""
+    return stamp_of(status) if max(status.st_mtime, status.st_ctime) + _SETTLED < time.time() else None
