@@ -66,9 +66,10 @@ test-faults: $(VENV)/.installed ## let every system call of every operation fail
 	bash tools/need.sh strace=strace
 	PYTHONPATH=tests:tools $(BIN)/python tests/faults/inject.py
 
+# PYTHONS names some: "3.11 3.14t".
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine
 	bash tools/need.sh x86_64-w64-mingw32-gcc=gcc-mingw-w64-x86-64 wine=wine,wine64
-	bash tools/test_windows.sh
+	bash tools/test_windows.sh $(PYTHONS)
 
 test-filesystems: $(VENV)/.installed $(VENV)/.group-test ## check what holds on ext4, xfs, btrfs, tmpfs, overlayfs, FUSE
 	bash tools/need.sh cc=build-essential mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bindfs=bindfs \

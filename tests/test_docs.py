@@ -162,7 +162,8 @@ def imports(file, names):
 @pytest.fixture
 def reader(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(PARTS.EXAMPLES))
+    # Not syspath_prepend(): the invalidate_caches() that it calls fails in Python 3.11.9.
+    monkeypatch.setattr(sys, "path", [str(PARTS.EXAMPLES), *sys.path])
     monkeypatch.delenv("HOLDFAST_TIMEOUT", raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # those of a pytest that a page starts are none of its
     # Nobody writes here to a log that is followed for ever.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The C tests and the tests of the package for Windows, under Wine: `make test-windows`.
+# The C tests and the tests of the package for Windows, under Wine: `make test-windows`. Arguments choose Pythons.
 # What Wine cannot do is said in tests/conftest.py; tests for other systems skip themselves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +23,7 @@ if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
     tests=([3.14]=tests [3.11]=tests [3.14t]=tests [3.13]=$core [3.10]=$core)
     limit=14400
 fi
+(($# == 0)) || versions=("$@")
 
 evidence() { "$python" tools/evidence.py "$@"; }
 
@@ -98,7 +99,7 @@ note_tests() { # VERSION
 }
 
 mkdir -p "$work"
-evidence begin "$target"
+evidence begin "$target" "$@"
 start C env PYTHON="$python" bash csrc/tests/run.sh windows
 declare -A absent=()
 for version in "${versions[@]}"; do
