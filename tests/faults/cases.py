@@ -110,7 +110,10 @@ def expect(truth: object, otherwise: str) -> None:
 
 def is_free(path: Path) -> bool:
     """Whether nobody has a lock of either kind on a file. Without the help of what is tested."""
-    descriptor = os.open(path, os.O_RDWR)
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True  # a temporary file of a thread that tries again
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         whole = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

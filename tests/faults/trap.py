@@ -48,6 +48,9 @@ UNSEEN = {
 MARK = "/the operation"
 """A path that is asked for whenever the calls begin to count, or do no more: for who reads strace's output."""
 
+READY = "/ready"
+"""One that is asked for again and again until strace shows it, which has attached before it sees calls."""
+
 NOTHING, FAIL, CUT, DIE_BEFORE, DIE_AFTER = range(5)
 
 
@@ -155,9 +158,10 @@ class Trap:
         self._area.go = 0
 
     def wait(self) -> None:
-        """Wait for that, without calls that anybody counts."""
+        """Wait for that, without calls that anybody counts, but with some by which strace shows that it sees calls."""
         self._area.go = _WAITING
         while self._area.go == _WAITING:
+            os.access(READY, os.F_OK)
             time.sleep(0.001)
 
     @contextmanager

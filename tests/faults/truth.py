@@ -15,7 +15,7 @@ from typing import Any
 
 import trap
 from cases import PATIENCE, Broken, Case, Operation, expect
-from trap import MARK, NO_FAULT, Call, Fault, Trap
+from trap import MARK, NO_FAULT, READY, Call, Fault, Trap
 
 from holdfast._native import ffi, lib
 from interposed import interposed
@@ -125,7 +125,7 @@ class Traced(Case):
         self._output = Path(room, f"strace.{os.getpid()}")
         self._options = ["-e", "trace=all"]
         if call is not None:
-            self._options = ["-e", f"trace={call.name}", "-e", f"inject={call.name}:error={error}:when={which}"]
+            self._options = ["-e", f"trace={call.name},access", "-e", f"inject={call.name}:error={error}:when={which}"]
         super().__init__(operation, NO_FAULT, None, shared, room)
         self.lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()
         self.hit = any("(INJECTED)" in line for line in self.lines)
@@ -135,8 +135,9 @@ class Traced(Case):
         deadline = time.monotonic() + PATIENCE
         while not self._trap.is_waited and time.monotonic() < deadline:
             time.sleep(0.001)
+        self._output.write_bytes(b"")
         self._strace = subprocess.Popen(command)
-        while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
+        while READY.encode() not in self._output.read_bytes():
             expect(self._strace.poll() is None and time.monotonic() < deadline, "strace does not come")
             time.sleep(0.001)
         self._trap.let_go()
