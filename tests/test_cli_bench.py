@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,17 @@ def test_the_json_says_on_what_it_was_measured(tmp_path, at_a_glance):
     assert all(found["machine"][name] for name in ("date", "system", "kernel", "cpu", "file_system", "python"))
     assert found["machine"]["cpus"] >= found["machine"]["usable_cpus"] >= 1
     assert found["versions"][OURS]
+
+
+def test_figures_are_not_lost_if_the_files_that_were_measured_cannot_be_removed(
+    tmp_path, at_a_glance, monkeypatch, capsys
+):
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    out = tmp_path / "out.json"
+    bench(tmp_path, "--json", str(out))
+    assert json.loads(out.read_text(encoding="utf-8"))["sections"]
+    (left,) = (tmp_path / "disk").iterdir()
+    assert f"'{left}' could not be removed" in capsys.readouterr().err
 
 
 @tells_msvcrt_of_locks

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from typing import TypeAlias
 
     Stamp: TypeAlias = tuple[int, int, int, int, int]
@@ -19,7 +19,9 @@ number of one just removed."""
 
 def stamp_of(status: os.stat_result) -> Stamp:
     """What is the same of a file while it is the same and nobody writes it."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    # On Windows, since Python 3.12, fstat() has there when the file was changed, and stat() when it was created.
+    changed = 0 if os.name == "nt" else status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, changed
 
 
 def settled_stamp_of(status: os.stat_result) -> Stamp | None:

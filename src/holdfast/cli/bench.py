@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
+from contextlib import contextmanager
 
 from holdfast import write_text
 from holdfast._bench import plan, report
@@ -16,6 +19,7 @@ from holdfast.cli._output import progress, table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from holdfast._bench.contenders import Field
     from holdfast._bench.report import Results
@@ -28,6 +32,9 @@ It takes two minutes, with --peers five; with --quick half a minute, which is go
 All that is written is checked: whose records were lost or torn, or whose lock let two in, is WRONG,
 has no figures, and the exit code is 1.
 """
+
+_ATTEMPTS = 20
+"""At removing what was measured: on Windows a file stays while it is open, and an ended process takes time to go."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +64,22 @@ def run(options: argparse.Namespace) -> int:
     return NO if wrong else DONE
 
 
+@contextmanager
+def _room(directory: str) -> Iterator[str]:
+    """A folder for what is measured. Should it resist to be removed, that is said, and the figures are not lost."""
+    folder = tempfile.mkdtemp(prefix=".holdfast-bench-", dir=directory)
+    try:
+        yield folder
+    finally:
+        for _ in range(_ATTEMPTS):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(0.1)
+        else:
+            say(f"'{folder}' could not be removed, which some program may still use: remove it")
+
+
 def _measure(directory: str, field: Field, effort: plan.Effort) -> Results:
     """Measure everything, and show each table when it is there."""
     os.stat(directory)  # what does not exist should be the error, and not that nothing can be created in it
@@ -70,7 +93,7 @@ def _measure(directory: str, field: Field, effort: plan.Effort) -> Results:
         "notes": [],
     }
     print("\n".join(report.about(results)), flush=True)
-    with tempfile.TemporaryDirectory(prefix=".holdfast-bench-", dir=directory) as folder, Crew() as crew:
+    with _room(directory) as folder, Crew() as crew:
         bench = plan.Bench(folder, crew, field, effort)
         for name, steps in bench.sections().items():
             results["sections"][name] = figures = _take_all(name, [*steps()])
