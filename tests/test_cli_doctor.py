@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from conftest import linux_only, replaces_open_files
+from conftest import linux_only, posix_only, replaces_open_files
 from holdfast._filesystem import FileSystem
 from holdfast._trials import Trial, trials
 from holdfast.cli.doctor import advise
@@ -115,6 +116,33 @@ def test_where_the_system_refuses_all_locks_it_says_so_and_the_exit_code_is_1(tm
     assert lines[-1] == "status 1"
     assert any(line.startswith("NO   locks: flock: the file system has no locks of this kind") for line in lines)
     assert any(line.startswith("Put lock files") for line in lines)
+
+
+@posix_only
+def test_where_files_are_replaced_slowly_it_replaces_fewer(tmp_path):
+    code = """
+        import time
+        from interposed import interposed
+        from holdfast import _trials
+        from holdfast.cli import main
+        _trials._ENOUGH = 0.1
+        renamed = 0
+        def meddle(name):
+            global renamed
+            if name == "rename":
+                renamed += 1
+                time.sleep(0.02)
+        with interposed(meddle):
+            status = main(["doctor", args[0]])
+        say(f"status {status}, {renamed} renamed")
+    """
+    with Child(code, tmp_path) as child:
+        while not (line := child.hear()).startswith("status"):
+            pass
+        child.join()
+    status, renamed = re.findall(r"\d+", line)
+    assert status == "0"
+    assert 0 < int(renamed) < 20
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ _PATIENCE = 60  # seconds that a helper process lives at most: a file system may
 _ROUNDS = 5
 _AT_ONCE = 0.005  # seconds; who looks again does so later than that, mostly
 _RECORDS = 300
-_ENOUGH = 10  # seconds of appending
+_ENOUGH = 10  # seconds of doing the same again and again
 _NAMES = 100
 _VERSIONS = 100
 
@@ -177,7 +177,7 @@ def _replaces(folder: str) -> Trial:
         file.write("a" * 65536)
     with Helper() as reader:
         reader.tell("read", path)
-        for version in range(_VERSIONS):
+        for version in _for_a_while(_VERSIONS):
             with atomic_write(path, durable=False) as file:
                 file.write(letters[version % 10] * 65536)
         with atomic_write(path, durable=True) as file:
@@ -449,12 +449,18 @@ def _append_bare(path: str, writer: int) -> int:
 
 
 def _records(writer: int) -> Iterator[list[object]]:
-    """What a writer appends: less where the disk is slow."""
-    end = time.monotonic() + _ENOUGH
-    for number in range(_RECORDS):
-        if time.monotonic() > end:
-            return
+    """What a writer appends."""
+    for number in _for_a_while(_RECORDS):
         yield [writer, number, "x" * _filler(number)]
+
+
+def _for_a_while(times: int) -> Iterator[int]:
+    """Count how often something is done: less often where the disk is slow."""
+    end = time.monotonic() + _ENOUGH
+    for number in range(times):
+        if number and time.monotonic() > end:
+            return
+        yield number
 
 
 def _create(names: list[str]) -> list[str]:
