@@ -38,7 +38,7 @@ async def test_what_was_saved_is_loaded(path, state):
 
 
 async def test_a_state_that_has_not_changed_is_loaded_without_giving_the_loop_back(state, monkeypatch):
-    monkeypatch.setattr(_stamp, "_SETTLED", -1e9)  # what has just been written is looked at more closely otherwise
+    monkeypatch.setattr(_stamp, "SETTLED", -1e9)  # what has just been written is looked at more closely otherwise
     await state.save({"n": 1})
     await state.load()
     others = []

@@ -286,13 +286,14 @@ def test_readers_see_the_old_content_or_the_new_and_nothing_between(target):
     texts = ["a" * 100_000, "b" * 50_000]
     write_text(target, texts[0])
     stop = threading.Event()
+    written = []
 
     def write():
         while not stop.is_set():
             for text in texts:
                 # Nor is there a moment to rename it on Windows, if somebody has it open time and again; see below.
                 with suppress(PermissionError) if os.name == "nt" else nullcontext():
-                    write_text(target, text, durable=False)
+                    written.append(write_text(target, text, durable=False))
 
     def read():
         while True:
@@ -310,6 +311,7 @@ def test_readers_see_the_old_content_or_the_new_and_nothing_between(target):
     finally:
         stop.set()
         writer.join(PATIENCE)
+    assert written
 
 
 def test_of_many_that_do_not_overwrite_exactly_one_wins(tmp_path):

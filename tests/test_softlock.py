@@ -923,7 +923,7 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
 @pytest.fixture
 def refused_once(path, monkeypatch):
     """A lock that has met the marker of a living process, and that process."""
-    monkeypatch.setattr(_stamp, "_SETTLED", -1e9)  # so new a marker is looked at more closely otherwise
+    monkeypatch.setattr(_stamp, "SETTLED", -1e9)  # a marker that was not met before is looked at more closely otherwise
     with Child(HOLD, path) as holder:
         holder.expect("held")
         lock = SoftFileLock(path, blocking=False)
@@ -954,6 +954,31 @@ def test_a_waiter_finds_out_that_the_marker_is_another_one_by_now(path, mine, de
     holder.tell()
     holder.expect("released")
     write_record(path, dead_pid, *mine[1:])
+    age(path, 100)  # or it could have the number and the times of the first
+    with lock:
+        assert lock.pid == os.getpid()
+
+
+@posix_only
+def test_a_waiter_reads_a_marker_again_that_it_met_just_now(path):
+    with Child(HOLD, path) as holder:
+        holder.expect("held")
+        lock = SoftFileLock(path, blocking=False)
+        calls = []
+        for _ in range(2):
+            calls.clear()
+            with interposed(calls.append), pytest.raises(Timeout):
+                lock.acquire()
+        assert "pread" in calls
+
+
+@posix_only
+def test_a_waiter_that_could_not_read_a_marker_once_reads_it_again(path, monkeypatch, mine, dead_pid):
+    monkeypatch.setattr(_stamp, "SETTLED", -1e9)
+    write_record(path, dead_pid, *mine[1:])
+    lock = SoftFileLock(path, blocking=False)
+    with interposed(lambda call: errno.EACCES if call == "pread" else None), pytest.raises(Timeout):
+        lock.acquire()
     with lock:
         assert lock.pid == os.getpid()
 

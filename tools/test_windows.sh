@@ -24,6 +24,9 @@ if [[ ${HOLDFAST_FULL:-0} == 1 ]]; then
     limit=14400
 fi
 (($# == 0)) || versions=("$@")
+for version in "${versions[@]}"; do
+    [[ -v tests[$version] ]] || { echo "no Python $version here, but ${!tests[*]}" >&2 && exit 2; }
+done
 
 evidence() { "$python" tools/evidence.py "$@"; }
 

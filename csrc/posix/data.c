@@ -15,7 +15,7 @@ static int open_to_read(const char *path) {
 int hf_open_to_read(const char *path, int64_t *opened) {
     int fd = open_to_read(path);
     if (fd < 0 && errno == ENOENT) {
-        bool has_asked = hf__look_again(path);
+        bool has_asked = hf_look_again(path);
         errno = ENOENT;
         fd = has_asked ? open_to_read(path) : -1;
     }

@@ -136,7 +136,7 @@ void hf__file_close(hf__file file) {
 bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size) {
     struct stat status;
     if (identity->elsewhere)
-        (void)hf__look_again(path);
+        (void)hf_look_again(path);
     if (hf__sys.lstat(path, &status) != 0)
         return false;
     *size = status.st_size;
@@ -183,7 +183,7 @@ int hf_directory_sync(const char *path) {
 
 /* A client of NFS remembers for up to a minute which names a directory has and which it has not. It asks the server when
    the directory is opened. */
-bool hf__look_again(const char *path) {
+int hf_look_again(const char *path) {
     struct stat status;
     int fd = open_directory_of(path);
     if (fd < 0)

@@ -12,8 +12,4 @@ int hf__open_error(int error);
 /* Whether an open file is a regular one: 0 and its identity, HF_NOT_A_FILE, or an error. */
 int hf__file_examine(int fd, hf__identity *identity);
 
-/* Have the system ask anew which names there are in the directory of `path`. Whether another machine has it, so that this
-   was of use. */
-bool hf__look_again(const char *path);
-
 #endif

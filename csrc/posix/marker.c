@@ -238,7 +238,7 @@ int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) 
 static int look(const char *path, const hf__identity *identity) {
     struct stat status;
     if (identity->elsewhere)
-        (void)hf__look_again(path);
+        (void)hf_look_again(path);
     if (hf__sys.lstat(path, &status) != 0)
         return errno == ENOTDIR ? -ENOENT : -errno;
     hf__identity found = {.volume = (uint64_t)status.st_dev, .file = {(uint64_t)status.st_ino, 0}};

@@ -172,3 +172,8 @@ int hf_directory_sync(const char *path) {
     (void)path;
     return 0;
 }
+
+int hf_look_again(const char *path) {
+    (void)path;
+    return 0;
+}

@@ -122,6 +122,7 @@ _IMPORTED_LATE = (
     "_reading",
     "_retry",
     "_segments",
+    "_stamp",
     "_survey",
     "_syncing",
     "_tagged",
@@ -332,6 +333,11 @@ def sync_directory_of(path: str) -> None:
     rc: int = lib.hf_directory_sync(encode(path))
     if rc != 0:
         raise OSError(-rc, f"the directory of this file could not be brought to the disk ({os.strerror(-rc)})", path)
+
+
+def look_again(path: str) -> None:
+    """Have a client of NFS ask the server which names there are in the directory of a file."""
+    lib.hf_look_again(encode(path))
 
 
 def remove_file(path: str) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Stamp: TypeAlias = tuple[int, int, int, int, int]
 
-_SETTLED = 2.5
+SETTLED = 2.5
 """Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and
 elsewhere of some milliseconds, in which a second change of the same length would not show, nor a new file that got the
 number of one just removed."""
@@ -26,4 +26,4 @@ def stamp_of(status: os.stat_result) -> Stamp:
 
 def settled_stamp_of(status: os.stat_result) -> Stamp | None:
     """The same, or None for a file that changed so shortly ago that another change might not show."""
-    return stamp_of(status) if max(status.st_mtime, status.st_ctime) + _SETTLED < time.time() else None
+    return stamp_of(status) if max(status.st_mtime, status.st_ctime) + SETTLED < time.time() else None

@@ -687,15 +687,20 @@ class DocumentStore(Mapping):
     def _remove_orphans(self) -> None:
         """Remove companions without a document, once: a process leaves one that dies between the two.
 
-        Who writes has the lock, so none of the living is between them now.
+        Under the lock no other process is between them; one whose document could not be written writes both again.
         """
         if self._has_removed_orphans:
             return
         self._has_removed_orphans = True
-        names = set(os.listdir(self._directory))
-        for name in names:
-            if (document := document_of(name)) and document not in names:
-                with suppress(OSError):  # no writer's operation depends on it
+        with suppress(OSError):  # no operation of the user's depends on it
+            if self._durable:
+                _core.sync_directory_of(
+                    os.path.join(self._directory, ".lock")
+                )  # so that those are gone that seem to be
+            for name in os.listdir(self._directory):
+                document = document_of(name)
+                # Not by the list alone, which may lack what is renamed meanwhile.
+                if document and not os.path.lexists(os.path.join(self._directory, document)):
                     os.unlink(os.path.join(self._directory, name))
 
     def _finish(self, operation: Operation, took: float) -> None:

@@ -228,9 +228,10 @@ class SoftFileLock(BaseFileLock):
         """Remove the marker if its owner has died or its time is up: 0 if the path may be free, or why it is not."""
         slot = _core.new_marker_slot()
         try:
-            if self._verdict is not None and self._verdict.stands(path, self._lifetime):
+            before, self._verdict = self._verdict, None
+            if before is not None and before.stands(path, self._lifetime):
+                self._verdict = before
                 return _core.BUSY
-            self._verdict = None
             stamp = _stamp_at(path)  # before it is opened: what comes in its place meanwhile is not taken for it
             rc = _core.open_marker(slot, path)
             if rc == _core.MISSING:
@@ -243,8 +244,8 @@ class SoftFileLock(BaseFileLock):
             owner = Owner.parse(record)
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
-                if record:  # which cannot be read while somebody removes it, who may die
-                    self._verdict = _Verdict(stamp, owner, age)
+                if record and stamp:  # none can be read over SMB while somebody removes the marker, who may die
+                    self._verdict = _Verdict(stamp, owner, age, before)
                 return _core.BUSY
             sweep(os.path.dirname(path))  # where processes die, one may have died before its marker had its name
             rc = _core.remove_marker(slot[0], 0)
@@ -343,38 +344,39 @@ class _Verdict:
     wait for ever.
     """
 
-    __slots__ = ("_owner", "_stamp", "_written")
+    __slots__ = ("_is_certain", "_owner", "_since", "_stamp", "_written")
 
-    def __init__(self, stamp: Stamp | None, owner: Owner | None, age: float) -> None:
-        self._stamp = stamp  # None if the marker cannot be known again
+    def __init__(self, stamp: Stamp, owner: Owner | None, age: float, before: _Verdict | None) -> None:
+        from holdfast._stamp import SETTLED
+
+        now = time.monotonic()
+        self._stamp = stamp
         self._owner = owner
         self._written = time.time() - age
+        # A marker that is made just after another one may have its stamp, but not one that is made later. Later by the
+        # clock of who waits: the times of a file may be those of a server.
+        self._since: float = before._since if before is not None and before._stamp == stamp else now
+        self._is_certain = now - self._since > SETTLED
 
     def stands(self, path: str, lifetime: float | None) -> bool:
         """Whether opening the marker would surely lead to the same verdict."""
-        if self._stamp is None or (lifetime is not None and time.time() - self._written >= lifetime):
+        if not self._is_certain or (lifetime is not None and time.time() - self._written >= lifetime):
             return False
         if self._owner is not None and self._owner.is_gone():
             return False
-        from holdfast._stamp import stamp_of
-
-        try:
-            # A client of NFS asks the server which names there are when the directory is opened.
-            os.close(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY))
-            return self._stamp == stamp_of(os.lstat(path))
-        except OSError:
-            return False  # then opening it tells
+        _core.look_again(path)
+        return self._stamp == _stamp_at(path)
 
 
 def _stamp_at(path: str) -> Stamp | None:
     if os.name == "nt":
         return None  # there, to look at a file is to open it
-    from holdfast._stamp import settled_stamp_of
+    from holdfast._stamp import stamp_of
 
     try:
-        return settled_stamp_of(os.lstat(path))
+        return stamp_of(os.lstat(path))
     except OSError:
-        return None
+        return None  # then opening it tells
 
 
 def _remove_in_turn(slot: MarkerSlot, path: str) -> int:

@@ -19,7 +19,7 @@ from holdfast.cli._output import progress, table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from holdfast._bench.contenders import Field
     from holdfast._bench.report import Results
@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _room(directory: str) -> Iterator[str]:
-    """A folder for what is measured. Should it resist to be removed, that is said, and the figures are not lost."""
+def _room(directory: str) -> Generator[str]:
+    """A folder for what is measured. If it cannot be removed, that is said, and the figures are not lost."""
     folder = tempfile.mkdtemp(prefix=".holdfast-bench-", dir=directory)
     try:
         yield folder
@@ -77,7 +77,7 @@ def _room(directory: str) -> Iterator[str]:
                 break
             time.sleep(0.1)
         else:
-            say(f"'{folder}' could not be removed, which some program may still use: remove it")
+            say(f"'{folder}' could not be removed; some program may still use it: remove it later")
 
 
 def _measure(directory: str, field: Field, effort: plan.Effort) -> Results:
