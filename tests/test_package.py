@@ -19,6 +19,7 @@ import pytest
 
 import holdfast
 import holdfast.aio
+from holdfast import _core
 from support import PATIENCE
 
 HEAVY = {"asyncio", "logging", "json", "typing", "socket", "threading"}
@@ -61,6 +62,26 @@ def test_the_heavy_modules_are_seen_when_something_loads_them(tmp_path):
 
 def test_importing_the_package_loads_nothing(tmp_path):
     assert loaded_by("import holdfast", tmp_path) <= {"holdfast", "__future__"}
+
+
+def imported_by_functions(module):
+    """The modules of the package that functions of one of its modules import when they are called."""
+    tree = ast.parse(inspect.getsource(module))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    imports = [node for each in functions for node in ast.walk(each) if isinstance(node, ast.ImportFrom)]
+    names = {node.module for node in imports} | {
+        f"{node.module}.{name.name}" for node in imports for name in node.names
+    }
+    return names & {*MODULES}
+
+
+def test_whatever_is_imported_late_is_finished_before_a_fork():
+    """Or a child that was forked while another thread imported it could never use it."""
+    late = {f"holdfast.{home}" for home in holdfast._HOME.values()}
+    for name in MODULES:
+        if not name.startswith(("holdfast.cli", "holdfast._bench", "holdfast.__main__", "holdfast._native")):
+            late |= imported_by_functions(importlib.import_module(name))
+    assert late <= {f"holdfast.{name}" for name in _core._IMPORTED_LATE}
 
 
 def test_using_a_file_lock_loads_nothing_heavy(tmp_path):

@@ -104,6 +104,7 @@ if not _pool:
     raise MemoryError
 
 _IMPORTED_LATE = (
+    "_base",
     "_changes",
     "_checkpoint",
     "_conflict",
@@ -142,6 +143,7 @@ _IMPORTED_LATE = (
     "documents",
     "filelock",
     "jsonl",
+    "locks",
     "lockset",
     "metrics",
     "owner",
