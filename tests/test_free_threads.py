@@ -123,6 +123,7 @@ def test_one_store_keeps_what_each_thread_put_there_last(tmp_path):
 
     with DocumentStore(tmp_path / "documents") as store:
         all_at_once(work)
+        store.flush()  # however long that takes; leaving the block waits for some seconds only
     with DocumentStore(tmp_path / "documents") as store:
         assert len(store) == THREADS * (1 + ROUNDS // 2)
         assert all(store[f"{number}"] == {"turn": ROUNDS - 1} for number in range(THREADS))
