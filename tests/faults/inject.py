@@ -218,6 +218,8 @@ def inject() -> None:
             seen = _count_all(pool)
             _check_truth(pool, seen)
             _inject(pool, seen)
+            pool.close()  # to end its processes by itself: killed ones may have a lock that it waits for
+            pool.join()
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

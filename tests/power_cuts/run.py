@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +34,12 @@ def check_all(name: str, recording: disk.Recording, cases: list[Case], folder: s
     """What is wrong with each case, found by a few processes, which inherit the cases."""
     global _check
     _check = lambda number: check(name, recording, cases[number], folder)  # noqa: E731
-    with multiprocessing.get_context("fork").Pool(os.cpu_count(), _begin) as pool:
-        yield from pool.imap(_call, range(len(cases)), chunksize=4)
+    # No multiprocessing.Pool: it kills its processes when it is left early, and waits for ever for a lock they had.
+    pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _begin)
+    try:
+        yield from pool.map(_call, range(len(cases)), chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _check: Callable[[int], str]
