@@ -693,10 +693,8 @@ class DocumentStore(Mapping):
             return
         self._has_removed_orphans = True
         with suppress(OSError):  # no operation of the user's depends on it
-            if self._durable:
-                _core.sync_directory_of(
-                    os.path.join(self._directory, ".lock")
-                )  # so that those are gone that seem to be
+            if self._durable:  # or a power cut could bring back a document without its companion
+                _core.sync_directory_of(self._lock.lock_file)
             for name in os.listdir(self._directory):
                 document = document_of(name)
                 # Not by the list alone, which may lack what is renamed meanwhile.

@@ -232,6 +232,7 @@ class SoftFileLock(BaseFileLock):
             if before is not None and before.stands(path, self._lifetime):
                 self._verdict = before
                 return _core.BUSY
+            began = time.monotonic()
             stamp = _stamp_at(path)  # before it is opened: what comes in its place meanwhile is not taken for it
             rc = _core.open_marker(slot, path)
             if rc == _core.MISSING:
@@ -245,7 +246,7 @@ class SoftFileLock(BaseFileLock):
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
                 if record and stamp:  # none can be read over SMB while somebody removes the marker, who may die
-                    self._verdict = _Verdict(stamp, owner, age, before)
+                    self._verdict = _Verdict(stamp, owner, age, began, before)
                 return _core.BUSY
             sweep(os.path.dirname(path))  # where processes die, one may have died before its marker had its name
             rc = _core.remove_marker(slot[0], 0)
@@ -346,17 +347,16 @@ class _Verdict:
 
     __slots__ = ("_is_certain", "_owner", "_since", "_stamp", "_written")
 
-    def __init__(self, stamp: Stamp, owner: Owner | None, age: float, before: _Verdict | None) -> None:
+    def __init__(self, stamp: Stamp, owner: Owner | None, age: float, began: float, before: _Verdict | None) -> None:
         from holdfast._stamp import SETTLED
 
-        now = time.monotonic()
         self._stamp = stamp
         self._owner = owner
         self._written = time.time() - age
         # A marker that is made just after another one may have its stamp, but not one that is made later. Later by the
         # clock of who waits: the times of a file may be those of a server.
-        self._since: float = before._since if before is not None and before._stamp == stamp else now
-        self._is_certain = now - self._since > SETTLED
+        self._since: float = before._since if before is not None and before._stamp == stamp else time.monotonic()
+        self._is_certain = began - self._since > SETTLED  # whatever has stopped this process meanwhile
 
     def stands(self, path: str, lifetime: float | None) -> bool:
         """Whether opening the marker would surely lead to the same verdict."""
