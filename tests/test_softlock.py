@@ -923,7 +923,7 @@ def test_a_waiter_takes_the_lock_over_when_its_time_has_come(path):
 @pytest.fixture
 def refused_once(path, monkeypatch):
     """A lock that has met the marker of a living process, and that process."""
-    monkeypatch.setattr(_stamp, "SETTLED", -1e9)  # a marker that was not met before is looked at more closely otherwise
+    monkeypatch.setattr(_stamp, "settles_in", lambda _: -1e9)  # otherwise a new marker is read twice
     with Child(HOLD, path) as holder:
         holder.expect("held")
         lock = SoftFileLock(path, blocking=False)
@@ -960,21 +960,30 @@ def test_a_waiter_finds_out_that_the_marker_is_another_one_by_now(path, mine, de
 
 
 @posix_only
-def test_a_waiter_reads_a_marker_again_that_it_met_just_now(path):
+@pytest.mark.parametrize(("seconds", "reads"), [(0, [True, True, False]), (1e9, [True, False, False])])
+def test_a_waiter_reads_a_marker_once_more_when_another_one_would_have_another_time(path, monkeypatch, seconds, reads):
+    monkeypatch.setattr(_stamp, "settles_in", lambda _: seconds)
     with Child(HOLD, path) as holder:
         holder.expect("held")
         lock = SoftFileLock(path, blocking=False)
-        calls = []
-        for _ in range(2):
-            calls.clear()
+        for read in reads:
+            calls = []
             with interposed(calls.append), pytest.raises(Timeout):
                 lock.acquire()
-        assert "pread" in calls
+            assert ("pread" in calls) is read
+
+
+def test_the_times_of_a_file_are_trusted_sooner_where_they_have_fractions(path):
+    Path(path).touch()
+    os.utime(path, ns=(0, 1_700_000_000_123_000_000))
+    fine = _stamp.settles_in(_stamp.stamp_of(os.stat(path)))
+    os.utime(path, ns=(0, 1_700_000_000_000_000_000))
+    assert fine < _stamp.settles_in(_stamp.stamp_of(os.stat(path))) == _stamp.SETTLED
 
 
 @posix_only
 def test_a_waiter_that_could_not_read_a_marker_once_reads_it_again(path, monkeypatch, mine, dead_pid):
-    monkeypatch.setattr(_stamp, "SETTLED", -1e9)
+    monkeypatch.setattr(_stamp, "settles_in", lambda _: -1e9)
     write_record(path, dead_pid, *mine[1:])
     lock = SoftFileLock(path, blocking=False)
     with interposed(lambda call: errno.EACCES if call == "pread" else None), pytest.raises(Timeout):

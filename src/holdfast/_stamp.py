@@ -27,3 +27,8 @@ def stamp_of(status: os.stat_result) -> Stamp:
 def settled_stamp_of(status: os.stat_result) -> Stamp | None:
     """The same, or None for a file that changed so shortly ago that another change might not show."""
     return stamp_of(status) if max(status.st_mtime, status.st_ctime) + SETTLED < time.time() else None
+
+
+def settles_in(stamp: Stamp) -> float:
+    """The same seconds for one file: fewer where its time is a fraction, so that it has not such long steps."""
+    return 0.1 if stamp[3] % 1_000_000_000 else SETTLED

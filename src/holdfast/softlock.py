@@ -338,29 +338,34 @@ class _Hold:
 
 
 class _Verdict:
-    """That the marker at a path must not be removed. Whoever waits need not open it again while it is the same.
+    """That the marker at a path must not be removed. Who waits opens it twice, and no more while it is the same.
 
     That is more than thrift: a client of SMB keeps a file open for a second after it was closed, for whoever opens it
     again, and a file that is open there keeps its name although it was removed. Those who open it again and again would
     wait for ever.
     """
 
-    __slots__ = ("_is_certain", "_owner", "_since", "_stamp", "_written")
+    __slots__ = ("_certain_from", "_is_certain", "_owner", "_stamp", "_written")
 
     def __init__(self, stamp: Stamp, owner: Owner | None, age: float, began: float, before: _Verdict | None) -> None:
-        from holdfast._stamp import SETTLED
+        from holdfast._stamp import settles_in
 
         self._stamp = stamp
         self._owner = owner
         self._written = time.time() - age
         # A marker that is made just after another one may have its stamp, but not one that is made later. Later by the
         # clock of who waits: the times of a file may be those of a server.
-        self._since: float = before._since if before is not None and before._stamp == stamp else time.monotonic()
-        self._is_certain = began - self._since > SETTLED  # whatever has stopped this process meanwhile
+        if before is not None and before._stamp == stamp:
+            self._certain_from: float = before._certain_from
+        else:
+            self._certain_from = time.monotonic() + settles_in(stamp)
+        self._is_certain = began > self._certain_from  # whatever has stopped this process meanwhile
 
     def stands(self, path: str, lifetime: float | None) -> bool:
-        """Whether opening the marker would surely lead to the same verdict."""
-        if not self._is_certain or (lifetime is not None and time.time() - self._written >= lifetime):
+        """Whether opening the marker would lead to the same verdict, or there is time to find that out."""
+        if not self._is_certain and time.monotonic() > self._certain_from:
+            return False
+        if lifetime is not None and time.time() - self._written >= lifetime:
             return False
         if self._owner is not None and self._owner.is_gone():
             return False
