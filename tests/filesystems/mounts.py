@@ -56,8 +56,8 @@ def _mounted(point: Path, *words: object) -> Iterator[None]:
 
 
 @contextmanager
-def disk(kind: str, scratch: Path, megabytes: int = 400) -> Iterator[Ways]:
-    """A file system in a file; the other way is a second mount."""
+def disk(kind: str, scratch: Path, megabytes: int = 4000) -> Iterator[Ways]:
+    """A file system in a file, which needs no more room than is written; the other way is a second mount."""
     image, here, there = scratch / "image", _folder(scratch, "here"), _folder(scratch, "there")
     with image.open("wb") as file:
         file.truncate(megabytes * 2**20)

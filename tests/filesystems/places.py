@@ -133,5 +133,5 @@ PLACES = {
     ),
     "link=EPERM": replace(_FAULTY, not_so=_FUSE | {"hard links"}),
     "rename2=EINVAL": _FAULTY,
-    "fsync=ENOSYS fsyncdir=EINVAL": _FAULTY,
+    "fsync=ENOSYS fsyncdir=EINVAL": replace(_FAULTY, not_so=_FUSE | {"syncing directories"}),
 }
