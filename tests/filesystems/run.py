@@ -63,6 +63,7 @@ SUITE = ("ext4", "xfs", "btrfs", "overlay")
 def scratch() -> Iterator[Path]:
     """A folder for images and the like."""
     folder = Path(tempfile.mkdtemp(prefix="holdfast-filesystems-"))
+    folder.chmod(0o755)  # some tests become somebody else
     try:
         yield folder
     finally:
