@@ -33,7 +33,8 @@ def environment(tmp_path_factory):
     )
     if pip.returncode != 0:
         pytest.skip(f"the users of filelock cannot be installed: {pip.stderr.strip().splitlines()[-1]}")
-    return {**os.environ, "PYTHONPATH": str(target)}
+    path = [str(target), *filter(None, [os.environ.get("PYTHONPATH")])]  # holdfast itself may come from there
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 # Lists the locks that were taken, and does not let filelock take one itself.

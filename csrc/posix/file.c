@@ -79,33 +79,53 @@ static int open_or_create(const char *path, unsigned mode, int flags) {
 
 #ifdef __linux__
 /* Those of linux/magic.h, which older ones have not all. */
-static bool belongs_to_another_machine(uint32_t type) {
-    switch (type) {
-    case 0x00006969: /* NFS */
-    case 0x0000517b: /* SMB, and its later versions */
+static bool is_smb(const struct statfs *kind) {
+    switch ((uint32_t)kind->f_type) {
+    case 0x0000517b: /* and its later versions */
     case 0xff534d42:
     case 0xfe534d42:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool belongs_to_another_machine(const struct statfs *kind) {
+    switch ((uint32_t)kind->f_type) {
+    case 0x00006969: /* NFS */
     case 0x00c36400: /* Ceph */
     case 0x0bd00bd0: /* Lustre */
     case 0x5346414f: /* AFS */
     case 0x01021997: /* 9P */
         return true;
     default:
-        return false;
+        return is_smb(kind);
     }
+}
+#else
+static bool is_smb(const struct statfs *kind) {
+    return strcmp(kind->f_fstypename, "smbfs") == 0;
+}
+
+static bool belongs_to_another_machine(const struct statfs *kind) {
+    return (kind->f_flags & MNT_LOCAL) == 0;
 }
 #endif
 
 static bool is_elsewhere(int fd, const struct stat *status) {
     struct statfs kind;
 #ifdef __linux__
-    /* What has a device is on this machine. It is spared the question. */
-    return major(status->st_dev) == 0 && hf__sys.fstatfs(fd, &kind) == 0 &&
-           belongs_to_another_machine((uint32_t)kind.f_type);
+    if (major(status->st_dev) != 0)
+        return false; /* what has a device is on this machine, and is spared the question */
 #else
     (void)status;
-    return hf__sys.fstatfs(fd, &kind) == 0 && (kind.f_flags & MNT_LOCAL) == 0;
 #endif
+    return hf__sys.fstatfs(fd, &kind) == 0 && belongs_to_another_machine(&kind);
+}
+
+bool hf__file_is_on_smb(int fd) {
+    struct statfs kind;
+    return hf__sys.fstatfs(fd, &kind) == 0 && is_smb(&kind);
 }
 
 int hf__file_examine(int fd, hf__identity *identity) {

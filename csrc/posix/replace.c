@@ -119,6 +119,14 @@ static int close_a_copy(int fd) {
     return hf__sys.close(copy) == 0 || errno == EINTR ? 0 : -errno;
 }
 
+/* Give the new file the name of the old one. A server of SMB denies that as long as somebody has the old one open. */
+static int put_in_place(int fd, const char *scratch, const char *path) {
+    if (hf__sys.rename(scratch, path) == 0)
+        return 0;
+    int rc = -errno;
+    return rc == -EACCES && hf__file_is_on_smb(fd) ? HF_BUSY : rc;
+}
+
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
     int fd = (int)file;
     int rc = take_over(path, fd);
@@ -126,10 +134,7 @@ int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
         rc = flags & HF_DURABLE ? sync_file(fd) : close_a_copy(fd);
     if (rc != 0)
         return rc;
-    if (flags & HF_NO_REPLACE)
-        rc = hf__data_rename(scratch, path, false);
-    else if (hf__sys.rename(scratch, path) != 0)
-        rc = -errno;
+    rc = flags & HF_NO_REPLACE ? hf__data_rename(scratch, path, false) : put_in_place(fd, scratch, path);
     if (rc == 0 && (flags & HF_DURABLE) && hf_directory_sync(path) != 0)
         rc = HF_NOT_DURABLE;
     return rc;

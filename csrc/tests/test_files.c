@@ -150,9 +150,11 @@ static int nfs_open(const char *path, int flags, unsigned mode) {
     return open(path, flags, mode);
 }
 
+#define NFS 0x6969
+
 static void pretend_nfs(void) {
     has_asked = false;
-    pretend_file_system(0x6969);
+    pretend_file_system(NFS);
     hf_sys_set("lstat", (void *)nfs_lstat);
     hf_sys_set("open", (void *)nfs_open);
 }
@@ -173,6 +175,27 @@ static void sees_what_another_machine_renamed(int variant) {
     CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), HF_BUSY);
     CHECK_IS(process_wait(holder), 0);
     close_lock(of);
+}
+
+static int denied_rename(const char *from, const char *to) {
+    (void)from, (void)to;
+    errno = EACCES;
+    return -1;
+}
+
+static void is_denied_a_replacement(int type) {
+    int64_t file;
+    const char *path = test_path("file");
+    char scratch[4096];
+    snprintf(scratch, sizeof scratch, "%s", test_path("new"));
+    write_file(path, "old");
+    CHECK_IS(hf_create(scratch, 0666, &file), 0);
+    pretend_file_system((uint32_t)type);
+    hf_sys_set("rename", (void *)denied_rename);
+    CHECK_IS(hf_replace(file, scratch, path, 0), type == NFS ? -EACCES : HF_BUSY);
+    hf_sys_set("rename", (void *)rename);
+    CHECK_IS(hf_replace(file, scratch, path, 0), 0);
+    CHECK_IS(close((int)file), 0);
 }
 
 static void reads_what_another_machine_created(int variant) {
@@ -661,6 +684,8 @@ const check_test files_tests[] = {
 #ifdef __linux__
     {"a lock file that another machine has renamed is no longer locked", sees_what_another_machine_renamed, 0},
     {"a file that another machine has created is read", reads_what_another_machine_created, 0},
+    {"a file that is open over SMB counts as busy when it is replaced", is_denied_a_replacement, (int)0xfe534d42},
+    {"a file that may not be replaced over NFS is reported", is_denied_a_replacement, NFS},
 #endif
     {"a symbolic link is refused, and its target not created", refuses_a_symbolic_link, 0},
     {"a FIFO is refused, without waiting for its other end", refuses_a_fifo, 0},
