@@ -17,8 +17,9 @@ R = TypeVar("R")
 
 UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
-# Seconds after which what a test waits for will not come; no test measures with it. Wine starts programs slowly.
-PATIENCE = 300 if UNDER_WINE else 60
+# Seconds after which what a test waits for will not come; no test measures with it. Wine starts programs slowly, and
+# where a processor is emulated, everything is slow.
+PATIENCE = int(os.environ.get("HOLDFAST_PATIENCE") or (300 if UNDER_WINE else 60))
 
 
 class Child:

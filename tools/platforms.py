@@ -286,10 +286,9 @@ def part_for(name: str) -> tuple[str, list[str]]:
     emulated = bool(PLATFORMS[name].emulator)
     if evidence.FULL and not emulated:
         return "the whole suite", []
-    # Nothing may depend on how slow an emulator is; what hangs, it does for longer.
     part = not evidence.FULL and name in OTHERS
     files = [f"tests/test_{each}.py" for each in (PART if part else CORE).split()]
-    return f"{'a part' if part else 'the core'} of the suite", [*files, *["--override-ini=timeout=600"] * emulated]
+    return f"{'a part' if part else 'the core'} of the suite", [*files, *["--override-ini=timeout=1200"] * emulated]
 
 
 def python_tests(name: str, folder: Path, wheels: dict[str, str]) -> Callable[[], None]:
@@ -298,6 +297,8 @@ def python_tests(name: str, folder: Path, wheels: dict[str, str]) -> Callable[[]
     python = interpreter(platform)
     install(platform, python, folder / "holdfast", wheels)
     what, arguments = part_for(name)
+    # Nothing may depend on how slow an emulator is; what hangs, it does for longer.
+    patience = {"HOLDFAST_PATIENCE": "600"} if platform.emulator else {}
     log, report = folder / "python.log", folder / "python.xml"
     report.unlink(missing_ok=True)
     status = run(
@@ -308,6 +309,7 @@ def python_tests(name: str, folder: Path, wheels: dict[str, str]) -> Callable[[]
         PYTHONPATH=f"{folder / 'holdfast'}:{python.packages}",
         PYTHONPYCACHEPREFIX=str(folder / "bytecode"),
         HYPOTHESIS_STORAGE_DIRECTORY=str(folder / "hypothesis"),
+        **patience,
     )
 
     def note() -> None:

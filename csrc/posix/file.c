@@ -81,7 +81,7 @@ static int open_or_create(const char *path, unsigned mode, int flags) {
 /* Those of linux/magic.h, which older ones have not all. */
 static bool is_smb(const struct statfs *kind) {
     switch ((uint32_t)kind->f_type) {
-    case 0x0000517b: /* and its later versions */
+    case 0x0000517b: /* its versions, from the first on */
     case 0xff534d42:
     case 0xfe534d42:
         return true;

@@ -12,7 +12,7 @@ int hf__open_error(int error);
 /* Whether an open file is a regular one: 0 and its identity, HF_NOT_A_FILE, or an error. */
 int hf__file_examine(int fd, hf__identity *identity);
 
-/* Whether a server of SMB has an open file. */
+/* Whether an open file is on a server of SMB. */
 bool hf__file_is_on_smb(int fd);
 
 #endif

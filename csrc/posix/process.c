@@ -24,8 +24,10 @@ static ssize_t read_text(const char *path, char *text, size_t capacity) {
 }
 
 static int64_t start_of(int64_t pid) {
-    char path[48], text[1024];
-    snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
+    char path[64], text[1024];
+    /* By its first thread, which starts with it: for /proc/PID/stat of itself, a process under QEMU gets an answer that QEMU
+       makes up, with another start than everybody else sees. */
+    snprintf(path, sizeof path, "/proc/%lld/task/%lld/stat", (long long)pid, (long long)pid);
     if (read_text(path, text, sizeof text) <= 0)
         return -ENOSYS; /* it exists; /proc is missing or hidden from us */
     /* "pid (name) state ...": the name may itself contain spaces and parentheses, the last one ends it. After the state,

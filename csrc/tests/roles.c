@@ -139,6 +139,11 @@ static int hold_and_fork(char **arguments) {
 #endif
 }
 
+/* Whether the process PID seems to have started at START. */
+static int see_start(char **arguments) {
+    return hf_process_start(atoll(arguments[0])) == atoll(arguments[1]) ? 0 : 16;
+}
+
 int play(const char *role, char **arguments) {
     static const struct {
         const char *name;
@@ -153,6 +158,7 @@ int play(const char *role, char **arguments) {
         {"count-by-marker", count_by_marker},
         {"stay", stay},
         {"hold-and-fork", hold_and_fork},
+        {"see-start", see_start},
     };
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         if (strcmp(roles[i].name, role) == 0)

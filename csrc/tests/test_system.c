@@ -51,6 +51,14 @@ static void knows_when_another_process_started(int variant) {
     CHECK_IS(process_wait(other), 0);
 }
 
+static void all_see_the_same_start(int variant) {
+    (void)variant;
+    char pid[24], start[24];
+    snprintf(pid, sizeof pid, "%lld", (long long)own_pid());
+    snprintf(start, sizeof start, "%lld", (long long)hf_process_start(own_pid()));
+    CHECK_IS(process_wait(process_start("see-start", pid, start, NULL)), 0);
+}
+
 static void a_dead_process_is_none(int variant) {
     (void)variant;
     process *other = process_start("stay", NULL);
@@ -167,6 +175,7 @@ const check_test system_tests[] = {
     {"time runs forward, in nanoseconds", time_runs_forward, 0},
     {"this process has a start", knows_its_own_start, 0},
     {"another process has a start, whatever its name", knows_when_another_process_started, 0},
+    {"another process sees the same start as the process itself", all_see_the_same_start, 0},
     {"a dead process has none", a_dead_process_is_none, 0},
     {"a process that is dead but still known has none", an_unreaped_process_is_none, 0},
     {"an impossible pid is nobody's", impossible_pids_are_none, 0},

@@ -315,7 +315,7 @@ def _descriptor_of(opened: int) -> int:
 
 _PATIENCE = 2.0
 """Seconds for which a file that another program has is tried again. By then scanners on Windows are done with it, and
-file servers have given back a lease on it."""
+file servers have given back a lease on it, and mostly who just reads it has closed it."""
 
 IN_USE = (BUSY, -errno.EACCES) if os.name == "nt" else (BUSY,)
 """How the core says that another program has the file open that is to be replaced."""
@@ -386,12 +386,12 @@ def open_marker(slot: MarkerSlot, path: str) -> int:
     return rc
 
 
-def read_marker(marker: Marker, path: str, capacity: int) -> tuple[bytes, float]:
-    """The record of a marker, which has this path, and its age in seconds. No record while it is being removed."""
+def read_marker(marker: Marker, path: str, capacity: int) -> tuple[bytes | None, float]:
+    """The record of a marker, which has this path, and its age in seconds. None while it is being removed."""
     record, age = ffi.new("char[]", capacity), ffi.new("int64_t *")
     length: int = lib.hf_marker_read(marker, record, capacity, age)
     if length == BUSY:
-        return b"", 0
+        return None, 0
     if length < 0:
         raise error(length, path)
     return bytes(ffi.buffer(record, length)), age[0] / 1e9
@@ -485,7 +485,7 @@ _LOG_OUTCOMES: dict[int, tuple[int, str]] = {
 _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
     lib.HF_BUSY: (
         errno.EACCES,
-        "another program has the file open, so it cannot be replaced; close it there and try again",
+        "another program has the file open, or the file server forbids to replace it; close it there and try again",
     ),
     lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file, and will not be replaced by one; name another"),
     lib.HF_NOT_DURABLE: (

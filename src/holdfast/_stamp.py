@@ -30,5 +30,5 @@ def settled_stamp_of(status: os.stat_result) -> Stamp | None:
 
 
 def settles_in(stamp: Stamp) -> float:
-    """The same seconds for one file: fewer where its time is a fraction, so that it has not such long steps."""
+    """SETTLED for one file: less where its time has a fraction of a second, so that the steps are short."""
     return 0.1 if stamp[3] % 1_000_000_000 else SETTLED

@@ -69,7 +69,7 @@ def owner_of(path: str) -> Owner | None:
     try:
         if _core.open_marker(slot, path) != 0:
             return None
-        return Owner.parse(_core.read_marker(slot[0], path, LONGEST_RECORD + 1)[0])
+        return Owner.parse(_core.read_marker(slot[0], path, LONGEST_RECORD + 1)[0] or b"")
     except OSError:
         return None  # who it is cannot be seen
     finally:

@@ -242,10 +242,10 @@ class SoftFileLock(BaseFileLock):
                 return rc if rc in (_core.NOT_A_FILE, _core.SYMLINK) else _core.BUSY
             # While the marker is open no other file gets its identity, so what is judged is what is removed.
             record, age = _core.read_marker(slot[0], self._lock_file, LONGEST_RECORD + 1)
-            owner = Owner.parse(record)
+            owner = Owner.parse(record or b"")
             overdue = self._lifetime is not None and age >= self._lifetime
             if not overdue and (owner is None or not owner.is_gone()):
-                if record and stamp:  # none can be read over SMB while somebody removes the marker, who may die
+                if record is not None and stamp:  # None over SMB, while somebody removes the marker, who may die
                     self._verdict = _Verdict(stamp, owner, age, began, before)
                 return _core.BUSY
             sweep(os.path.dirname(path))  # where processes die, one may have died before its marker had its name
@@ -338,7 +338,7 @@ class _Hold:
 
 
 class _Verdict:
-    """That the marker at a path must not be removed. Who waits opens it twice, and no more while it is the same.
+    """That the marker at a path must not be removed. Who waits opens it at most twice while it is the same.
 
     That is more than thrift: a client of SMB keeps a file open for a second after it was closed, for whoever opens it
     again, and a file that is open there keeps its name although it was removed. Those who open it again and again would
@@ -362,7 +362,7 @@ class _Verdict:
         self._is_certain = began > self._certain_from  # whatever has stopped this process meanwhile
 
     def stands(self, path: str, lifetime: float | None) -> bool:
-        """Whether opening the marker would lead to the same verdict, or there is time to find that out."""
+        """Whether opening the marker would lead to the same verdict, or it is too early to be sure of it."""
         if not self._is_certain and time.monotonic() > self._certain_from:
             return False
         if lifetime is not None and time.time() - self._written >= lifetime:
