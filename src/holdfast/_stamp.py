@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Stamp: TypeAlias = tuple[int, int, int, int, int]
+    Stamp: TypeAlias = tuple[int, ...]
 
 SETTLED = 2.5
 """Seconds after which a change to a file is sure to show in its times: on FAT they have steps of two seconds, and

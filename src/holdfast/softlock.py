@@ -379,7 +379,9 @@ def _stamp_at(path: str) -> Stamp | None:
     from holdfast._stamp import stamp_of
 
     try:
-        return stamp_of(os.lstat(path))
+        # Without its last part, when it was changed: that is also when a program on a server has removed it. Clients of
+        # SMB go on showing what they have open, and who opened that again would keep it there.
+        return stamp_of(os.lstat(path))[:-1]
     except OSError:
         return None  # then opening it tells
 
