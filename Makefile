@@ -55,9 +55,10 @@ test-chaos: $(VENV)/.installed $(VENV)/.group-test ## stopped holders, jumping c
 soak: $(VENV)/.installed ## a mix of everything for SECONDS=3600: does anything grow?
 	PYTHONPATH=tools:tests:tests/stress $(BIN)/python tests/chaos/soak.py $(SECONDS)
 
+# SANITIZERS names some: "address thread valgrind".
 test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package on a core under gcc's sanitizers
 	bash tools/need.sh gcc=gcc nm=binutils setarch=util-linux
-	bash tools/test_py_sanitize.sh $(BIN)
+	bash tools/test_py_sanitize.sh $(BIN) $(SANITIZERS)
 
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	PYTHONPATH=tools bash tools/test_hostile.sh $(BIN)

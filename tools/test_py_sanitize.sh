@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The Python suite on a core that gcc's sanitizers watch, and in the full form valgrind: tools/test_py_sanitize.sh BIN
+# The Python suite on a core that gcc's sanitizers watch, and in the full form valgrind:
+# tools/test_py_sanitize.sh BIN [address] [thread] [valgrind]
 #
 # CPython itself is not instrumented, and keeps much until its end: so leaks are not looked for here, but in the C tests.
 set -euo pipefail
@@ -7,6 +8,8 @@ cd "$(dirname "$0")/.."
 
 target=test-py-sanitize
 bin=$1
+shift
+parts=("$@")
 full=${HOLDFAST_FULL:-0}
 out=$PWD/build/sanitize
 gcc=${CC:-gcc}
@@ -16,6 +19,10 @@ evidence=("$bin/python" tools/evidence.py)
 core=(tests/test_exclusion.py tests/test_softlock.py tests/test_jsonl.py tests/test_atomic.py tests/test_rwlock.py
     tests/test_threads_and_fork.py tests/test_metrics.py)
 threads=(tests/test_threads_and_fork.py tests/test_exclusion.py tests/test_metrics.py)
+
+chosen() { # NAME: whether this part is to be run; all are, unless the command line names some
+    [[ ${#parts[@]} -eq 0 || " ${parts[*]} " == *" $1 "* ]]
+}
 
 runtime() { # NAME...: the sanitizers' libraries, and that of C++, whose exceptions they must know from the start
     local name
@@ -74,23 +81,37 @@ under_valgrind() {
     "${evidence[@]}" row "$target" "valgrind: tests/smoke.py" --passed $((1 - failed)) --failed "$failed" --note "memcheck"
 }
 
-"${evidence[@]}" begin "$target"
+check_addresses() {
+    local preloaded
+    preloaded=$(runtime asan ubsan)
+    build address address,undefined
+    require address __asan_init "$preloaded"
+    check address "AddressSanitizer and UBSan" "$preloaded" "${core[@]}"
+}
+
+check_threads() {
+    local preloaded
+    preloaded=$(runtime tsan)
+    build thread thread
+    require thread __tsan_init "$preloaded"
+    check thread "ThreadSanitizer" "$preloaded" "${threads[@]}"
+}
+
+"${evidence[@]}" begin "$target" "${parts[@]}"
 if [[ $full == 1 ]]; then
     core=(tests)
     threads=(tests)
 fi
-addresses=$(runtime asan ubsan)
-build address address,undefined
-require address __asan_init "$addresses"
-check address "AddressSanitizer and UBSan" "$addresses" "${core[@]}"
-races=$(runtime tsan)
-build thread thread
-require thread __tsan_init "$races"
-check thread "ThreadSanitizer" "$races" "${threads[@]}"
-if [[ $full == 1 ]]; then
+if chosen address; then
+    check_addresses
+fi
+if chosen thread; then
+    check_threads
+fi
+if chosen valgrind && [[ $full == 1 ]]; then
     bash tools/need.sh valgrind=valgrind,libc6-dbg
     under_valgrind
-else
+elif chosen valgrind; then
     echo "SKIPPED valgrind: only in the full form"
     "${evidence[@]}" row "$target" valgrind --skipped 1 --note "only in the full form"
 fi
