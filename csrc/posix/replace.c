@@ -119,12 +119,13 @@ static int close_a_copy(int fd) {
     return hf__sys.close(copy) == 0 || errno == EINTR ? 0 : -errno;
 }
 
-/* Give the new file the name of the old one. A server of SMB denies that as long as somebody has the old one open. */
+/* Give the new file the name of the old one. A server of SMB denies that as long as somebody has the old one open. Then
+   Linux' client removes the old one and tries again; until it is closed, it says that there is no such file. */
 static int put_in_place(int fd, const char *scratch, const char *path) {
     if (hf__sys.rename(scratch, path) == 0)
         return 0;
     int rc = -errno;
-    return rc == -EACCES && hf__file_is_on_smb(fd) ? HF_BUSY : rc;
+    return (rc == -EACCES || rc == -ENOENT) && hf__file_is_on_smb(fd) ? HF_BUSY : rc;
 }
 
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {

@@ -177,25 +177,36 @@ static void sees_what_another_machine_renamed(int variant) {
     close_lock(of);
 }
 
+static int error_of_rename;
+
 static int denied_rename(const char *from, const char *to) {
     (void)from, (void)to;
-    errno = EACCES;
+    errno = error_of_rename;
     return -1;
 }
 
-static void is_denied_a_replacement(int type) {
+static void expect_a_denied_replacement(uint32_t type, int error, int expected) {
     int64_t file;
     const char *path = test_path("file");
     char scratch[4096];
     snprintf(scratch, sizeof scratch, "%s", test_path("new"));
     write_file(path, "old");
     CHECK_IS(hf_create(scratch, 0666, &file), 0);
-    pretend_file_system((uint32_t)type);
+    pretend_file_system(type);
+    error_of_rename = error;
     hf_sys_set("rename", (void *)denied_rename);
-    CHECK_IS(hf_replace(file, scratch, path, 0), type == NFS ? -EACCES : HF_BUSY);
+    CHECK_IS(hf_replace(file, scratch, path, 0), expected);
     hf_sys_set("rename", (void *)rename);
     CHECK_IS(hf_replace(file, scratch, path, 0), 0);
     CHECK_IS(close((int)file), 0);
+}
+
+static void is_busy_over_smb(int error) {
+    expect_a_denied_replacement(0xfe534d42, error, HF_BUSY);
+}
+
+static void is_reported_over_nfs(int error) {
+    expect_a_denied_replacement(NFS, error, -error);
 }
 
 static void reads_what_another_machine_created(int variant) {
@@ -684,8 +695,9 @@ const check_test files_tests[] = {
 #ifdef __linux__
     {"a lock file that another machine has renamed is no longer locked", sees_what_another_machine_renamed, 0},
     {"a file that another machine has created is read", reads_what_another_machine_created, 0},
-    {"a file that is open over SMB counts as busy when it is replaced", is_denied_a_replacement, (int)0xfe534d42},
-    {"a file that may not be replaced over NFS is reported", is_denied_a_replacement, NFS},
+    {"a file that is open over SMB counts as busy when it is replaced", is_busy_over_smb, EACCES},
+    {"a file that is open and removed over SMB counts as busy when it is replaced", is_busy_over_smb, ENOENT},
+    {"a file that may not be replaced over NFS is reported", is_reported_over_nfs, EACCES},
 #endif
     {"a symbolic link is refused, and its target not created", refuses_a_symbolic_link, 0},
     {"a FIFO is refused, without waiting for its other end", refuses_a_fifo, 0},

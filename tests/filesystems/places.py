@@ -64,12 +64,14 @@ _NFS4 = Place(
     says=("keep out programs that run on the server itself",),
 )
 _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
-# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server.
+# The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. The client
+# removes a file that somebody has open before it puts another in its place.
 _CIFS = Place(
     "cifs",
-    lacks=frozenset({"advisory", "open files", "permissions"}),
+    lacks=frozenset({"advisory", "open files", "permissions", "replacing"}),
     apart=KERNEL,
     not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
+    perhaps=frozenset({"replacing files"}),
     says=("but not programs on the server itself",),
 )
 _ONE_MACHINE = ("Locks do not leave this machine, because of the option",)
@@ -107,9 +109,9 @@ PLACES = {
     "cifs": _CIFS,
     "cifs nobrl": replace(
         _CIFS,
-        lacks=frozenset({"open files", "permissions"}),
+        lacks=frozenset({"open files", "permissions", "replacing"}),
         not_so=_NO_TMPFILE | {"upper and lower case"},
-        perhaps=frozenset({"waiting in the kernel"}),
+        perhaps=frozenset({"waiting in the kernel", "replacing files"}),
         says=_ONE_MACHINE,
     ),
     "vfat": Place(
