@@ -736,15 +736,16 @@ INTERRUPTED_READER = """
     signal.signal(signal.SIGALRM, alarm)
     gc.disable()  # an exception in a finalizer would go nowhere
 
-    reader, seen, alarms = Records(args[0]), [], 0
+    reader, seen, alarms, pause = Records(args[0]), [], 0, 0.0007
     while True:
         so_far = len(seen)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0007)
+            signal.setitimer(signal.ITIMER_REAL, pause)
             seen.extend(islice(reader, 500))
             signal.setitimer(signal.ITIMER_REAL, 0)
         except Alarm:
             alarms += 1
+            pause = 0.0007 if len(seen) > so_far else 2 * pause  # however slow the machine is
             continue
         if len(seen) == so_far:
             break
