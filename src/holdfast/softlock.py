@@ -369,19 +369,25 @@ class _Verdict:
             return False
         if self._owner is not None and self._owner.is_gone():
             return False
-        _core.look_again(path)
         return self._stamp == _stamp_at(path)
 
 
 def _stamp_at(path: str) -> Stamp | None:
+    """The stamp of what is at a path, if that can be told without opening it; FileNotFoundError if nothing is.
+
+    What is not there is not opened: over SMB, a client might have it still, and keep it for longer.
+    """
     if os.name == "nt":
         return None  # there, to look at a file is to open it
     from holdfast._stamp import stamp_of
 
+    _core.look_again(path)
     try:
         # Without its last part, when it was changed: that is also when a program on a server has removed it. Clients of
         # SMB go on showing what they have open, and who opened that again would keep it there.
         return stamp_of(os.lstat(path))[:-1]
+    except FileNotFoundError:
+        raise
     except OSError:
         return None  # then opening it tells
 
