@@ -140,5 +140,5 @@ void hf__pool_after_fork_child(hf_pool *pool) {
     pool->meter_row = -1;
     free(pool->meter_base);
     pool->meter_base = NULL;
-    hf__mutex_init(&pool->mutex);
+    hf__mutex_unlock(&pool->mutex); /* which this thread locked before it forked */
 }

@@ -236,6 +236,7 @@ def test_any_text_is_a_key(store, path):
     assert files(path) == []
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec=None)))
 def test_a_key_can_be_told_from_its_name(key):
     name = name_of(key, ".json")
@@ -244,6 +245,7 @@ def test_a_key_can_be_told_from_its_name(key):
     assert name.startswith("~long-") or key_of(name, ".json") == key
 
 
+@settings(deadline=None)
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_no_two_keys_share_a_name_on_any_disk(one, other):
     folded = [unicodedata.normalize("NFD", name_of(key, ".json")).casefold() for key in (one, other)]

@@ -29,7 +29,7 @@ static void after_in_parent(void) {
 static void after_in_child(void) {
     for (hf_pool *pool = watched; pool != NULL; pool = pool->next_watched)
         hf__pool_after_fork_child(pool);
-    pthread_mutex_init(&mutex, NULL);
+    pthread_mutex_unlock(&mutex);
 }
 
 static void register_handlers(void) {
