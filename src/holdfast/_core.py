@@ -485,7 +485,7 @@ _LOG_OUTCOMES: dict[int, tuple[int, str]] = {
 _REPLACE_OUTCOMES: dict[int, tuple[int, str]] = {
     lib.HF_BUSY: (
         errno.EACCES,
-        "another program has the file open, or the file server forbids to replace it; close it there and try again",
+        "another program has the file open, or the file server forbids replacing it; close it there and try again",
     ),
     lib.HF_NOT_A_FILE: (errno.EINVAL, "this is not a regular file, and will not be replaced by one; name another"),
     lib.HF_NOT_DURABLE: (

@@ -383,7 +383,7 @@ def _stamp_at(path: str) -> Stamp | None:
 
     _core.look_again(path)
     try:
-        # Without its last part, when it was changed: that is also when a program on a server has removed it. Clients of
+        # Without the time of change, which is another one when a program on a server has removed the file. Clients of
         # SMB go on showing what they have open, and who opened that again would keep it there.
         return stamp_of(os.lstat(path))[:-1]
     except FileNotFoundError:
