@@ -54,7 +54,7 @@ check() {
     local options="log_path=$reports/report:exitcode=99"
     env PYTHONPATH="$out/$name/package" LD_PRELOAD="$preloaded" \
         ASAN_OPTIONS="$options:detect_leaks=0:detect_stack_use_after_return=1" \
-        UBSAN_OPTIONS="$options:print_stacktrace=1" TSAN_OPTIONS="$options:die_after_fork=0" \
+        UBSAN_OPTIONS="$options:print_stacktrace=1" TSAN_OPTIONS="$options:die_after_fork=0:suppressions=$PWD/tools/tsan.supp" \
         setarch -R "$bin/python" -m pytest -q --no-header --override-ini=timeout=600 -p no:cacheprovider \
         --junitxml="$out/$name/report.xml" "$@" || status=$?
     "${evidence[@]}" pytest "$target" "$what" "$out/$name/report.xml" "$status" --note "$note"

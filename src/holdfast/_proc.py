@@ -92,7 +92,7 @@ def locks_on(inode: int, devices: set[str] | None) -> tuple[list[Line], bool]:
     """
     found: dict[bytes, None] = {}
     text = b""
-    for _ in range(8):
+    for _ in range(24):
         before = len(found)
         text = _read_whole("/proc/locks")
         found.update((line.partition(b":")[2], None) for line in _lines_with(text, b":%d " % inode))
