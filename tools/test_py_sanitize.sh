@@ -10,6 +10,12 @@ target=test-py-sanitize
 bin=$1
 shift
 parts=("$@")
+for part in "${parts[@]}"; do
+    if [[ ! $part =~ ^(address|thread|valgrind)$ ]]; then
+        echo "there is no part $part, but address, thread and valgrind" >&2
+        exit 2
+    fi
+done
 full=${HOLDFAST_FULL:-0}
 out=$PWD/build/sanitize
 gcc=${CC:-gcc}
