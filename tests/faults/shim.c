@@ -57,9 +57,18 @@ __asm__(
     "mov %rdi, %rax\nmov %rsi, %rdi\nmov %rdx, %rsi\nmov %rcx, %rdx\nmov %r8, %r10\nmov %r9, %r8\nmov 8(%rsp), %r9\n"
     "syscall\n.globl faults_raw_end\nfaults_raw_end:\nret\n");
 
-static long make(const faults_call *call, long size) {
+static long make(const faults_call *call) {
     const int64_t *a = call->arguments;
-    return faults_raw(call->number, a[0], a[1], size >= 0 ? size : a[2], a[3], a[4], a[5]);
+    return faults_raw(call->number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* A cut leaves something behind: what is written may be shorter than when it was counted, as a time in decimals is. */
+static long make_a_part(const faults_call *call, long size) {
+    faults_call cut = *call;
+    if (size >= cut.arguments[2])
+        size = cut.arguments[2] - 1;
+    cut.arguments[2] = size;
+    return make(&cut);
 }
 
 static void die(void) {
@@ -138,7 +147,11 @@ static long strike(const faults_call *call, bool chosen) {
     area->left = chosen ? area->times - 1 : area->left - 1;
     if (how == DIE_BEFORE)
         die();
-    long result = how == FAIL && call->number != SYS_close ? 0 : make(call, how == CUT ? area->size : -1);
+    long result = 0;
+    if (how == CUT)
+        result = make_a_part(call, area->size);
+    else if (how != FAIL || call->number == SYS_close)
+        result = make(call);
     if (how == DIE_AFTER)
         die();
     return how == FAIL ? -area->error : result; /* close() closes, whatever it says */
@@ -151,11 +164,11 @@ static long decide(faults_call *call) {
         return -EINVAL;
     int turn = __atomic_add_fetch(&area->count, 1, __ATOMIC_SEQ_CST);
     if (turn > MOST)
-        return make(call, -1);
+        return make(call);
     if (area->turn == 0)
         note_path(call);
     area->calls[turn - 1] = *call;
-    long result = is_struck(call, turn) ? strike(call, turn == area->turn) : make(call, -1);
+    long result = is_struck(call, turn) ? strike(call, turn == area->turn) : make(call);
     area->calls[turn - 1].result = result;
     return result;
 }
@@ -165,7 +178,7 @@ static void on_trap(int number, siginfo_t *info, void *context) {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     faults_call call = {.number = info->si_syscall,
                         .arguments = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8], r[REG_R9]}};
-    r[REG_RAX] = area->armed ? decide(&call) : make(&call, -1);
+    r[REG_RAX] = area->armed ? decide(&call) : make(&call);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ *
