@@ -204,7 +204,7 @@ int hf_create(const char *path, unsigned mode, int64_t *opened);
    (with them access control lists) and permissions of the file it replaces, as far as we are allowed to give them, and
    otherwise never lets anybody do more with it. 0; -EEXIST with HF_NO_REPLACE; HF_NOT_A_FILE when there is something else
    at `path`; while somebody has the old file open, over SMB HF_BUSY and on Windows HF_BUSY or -EACCES; or an error. Then
-   nothing has changed, but that over SMB the old file may have gone, and the file `scratch` is the caller's to remove.
+   nothing has changed, but that over SMB the old file may have gone, and the file `scratch` is still the caller's.
    HF_NOT_DURABLE: it is in its place, but a power cut may undo that. */
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags);
 

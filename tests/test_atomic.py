@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import linux_only, needs_symlinks, posix_only
-from holdfast import FileLock, Timeout, atomic_write, write_bytes, write_text
+from holdfast import FileLock, Timeout, _core, atomic_write, write_bytes, write_text
 from support import ALARMS, PATIENCE, Child, held_elsewhere, in_another_thread
 
 # Begins to replace a file, and waits in the middle.
@@ -682,6 +682,22 @@ def test_what_the_kernel_refuses_leaves_the_old_content(target, call, error):
     assert done.returncode != 0
     assert target.read_text() == "old"
     assert only(target)
+
+
+@posix_only
+def test_new_content_is_kept_beside_when_a_file_server_has_removed_the_old(target, monkeypatch):
+    def deny(*_):
+        target.unlink(missing_ok=True)  # as Linux' client of SMB does of a file that somebody has open
+        return _core.BUSY
+
+    monkeypatch.setattr(_core, "_PATIENCE", 0)
+    monkeypatch.setattr(_core.NewFile, "replace", deny)
+    with pytest.raises(PermissionError, match=r"settings\.json\.rescued") as caught:
+        write_text(target, "new")
+    assert caught.value.filename == str(target)
+    rescued = target.with_name("settings.json.rescued")
+    assert rescued.read_text() == "new"
+    assert only(rescued)
 
 
 @posix_only

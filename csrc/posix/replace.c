@@ -18,10 +18,11 @@ int hf_remove(const char *path) {
     return hf__sys.unlink(path) == 0 ? 0 : -errno;
 }
 
-/* Whether an error says that something cannot be given to a file, by us or on this file system. */
+/* Whether an error says that something cannot be given to a file, by us or on this file system, or that there is nothing
+   to be given: the old file may be removed at any moment. */
 static bool is_refusal(int error) {
-    return error == EPERM || error == EACCES || error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ||
-           error == ENOTSUP || error == ENODATA || error == ERANGE;
+    return error == ENOENT || error == EPERM || error == EACCES || error == EINVAL || error == ENOSYS ||
+           error == EOPNOTSUPP || error == ENOTSUP || error == ENODATA || error == ERANGE;
 }
 
 #ifdef __linux__
@@ -119,13 +120,19 @@ static int close_a_copy(int fd) {
     return hf__sys.close(copy) == 0 || errno == EINTR ? 0 : -errno;
 }
 
-/* Give the new file the name of the old one. A server of SMB denies that as long as somebody has the old one open. Then
-   Linux' client removes the old one and tries again; until it is closed, it says that there is no such file. */
+/* Whether a server of SMB has denied to rename the open file because somebody has the old one open. Linux' client removes
+   the old one then and tries again; until it is closed, it says that there is no such file, as of the new one. */
+static bool is_denied_by_smb(int error, int fd, const char *scratch) {
+    struct stat status;
+    return (error == EACCES || error == EBUSY || (error == ENOENT && hf__sys.lstat(scratch, &status) == 0)) &&
+           hf__file_is_on_smb(fd);
+}
+
 static int put_in_place(int fd, const char *scratch, const char *path) {
     if (hf__sys.rename(scratch, path) == 0)
         return 0;
-    int rc = -errno;
-    return (rc == -EACCES || rc == -ENOENT) && hf__file_is_on_smb(fd) ? HF_BUSY : rc;
+    int error = errno;
+    return is_denied_by_smb(error, fd, scratch) ? HF_BUSY : -error;
 }
 
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {

@@ -209,6 +209,18 @@ static void is_reported_over_nfs(int error) {
     expect_a_denied_replacement(NFS, error, -error);
 }
 
+static void misses_the_new_file_over_smb(int variant) {
+    (void)variant;
+    int64_t file;
+    const char *path = test_path("file");
+    write_file(path, "old");
+    CHECK_IS(hf_create(test_path("new"), 0666, &file), 0);
+    CHECK_IS(unlink(test_path("new")), 0);
+    pretend_file_system(0xfe534d42);
+    CHECK_IS(hf_replace(file, test_path("new"), path, 0), -ENOENT);
+    CHECK_IS(close((int)file), 0);
+}
+
 static void reads_what_another_machine_created(int variant) {
     (void)variant;
     int64_t file;
@@ -696,7 +708,9 @@ const check_test files_tests[] = {
     {"a lock file that another machine has renamed is no longer locked", sees_what_another_machine_renamed, 0},
     {"a file that another machine has created is read", reads_what_another_machine_created, 0},
     {"a file that is open over SMB counts as busy when it is replaced", is_busy_over_smb, EACCES},
+    {"a file that a server of SMB calls busy counts as busy when it is replaced", is_busy_over_smb, EBUSY},
     {"a file that is open and removed over SMB counts as busy when it is replaced", is_busy_over_smb, ENOENT},
+    {"a new file that is missing over SMB is reported", misses_the_new_file_over_smb, 0},
     {"a file that may not be replaced over NFS is reported", is_reported_over_nfs, EACCES},
 #endif
     {"a symbolic link is refused, and its target not created", refuses_a_symbolic_link, 0},

@@ -142,7 +142,20 @@ class AtomicFile(_OfKind["Kind"]):
         rc = _core.patiently(lambda: self._new.replace(self._scratch, self._target, self._flags), *_core.IN_USE)
         if rc in (0, _core.NOT_DURABLE):
             self._scratch = ""
+        elif rc == _core.BUSY and os.name == "posix" and not os.path.lexists(self._target):
+            self._rescue()
         self._check(rc)
+
+    def _rescue(self) -> None:
+        """Keep the new content under another name. Over SMB, the old one may be gone although it was not replaced."""
+        rescued = self._target + ".rescued"
+        os.replace(self._scratch, rescued)
+        self._scratch = ""
+        text = (
+            "another program has the file open, and the file server removes it when that is closed: the old content is "
+            f"lost; the new content is in {rescued!r}; close the file there, then rename that or write the file again"
+        )
+        raise PermissionError(errno.EACCES, text, self._target)
 
     def write(self, content: Any) -> None:
         """Make this the whole content of the file.
