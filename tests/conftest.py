@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,24 @@ waits_in_the_kernel = _wine_cannot("wait for a lock in the kernel, so all waits 
 replaces_open_files = _wine_cannot("replace a file that is open, as Windows can by the semantics of POSIX")
 tells_msvcrt_of_locks = _wine_cannot("say by msvcrt.locking() that a file is locked: its errno is 0")
 frees_names_of_open_files = _wine_cannot("free the name of a file that is removed while it is open")
+
+
+if UNDER_WINE:
+    import _winapi
+
+    _create_process = _winapi.CreateProcess
+    _DIED_AS_IT_STARTED = 1359  # ERROR_INTERNAL_ERROR
+
+    def _create_process_again(*arguments: Any) -> Any:
+        """Start a program, once more if it has died before its first instruction, as it may under Wine 8."""
+        try:
+            return _create_process(*arguments)
+        except OSError as error:
+            if error.winerror != _DIED_AS_IT_STARTED:
+                raise
+            return _create_process(*arguments)
+
+    _winapi.CreateProcess = _create_process_again
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
