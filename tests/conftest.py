@@ -42,6 +42,10 @@ def public_directory() -> Iterator[Path]:
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
+calls_back_as_it_forks = pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy cannot be called back before fork() has returned"
+)
+
 
 def _makes_symlinks() -> bool:
     with tempfile.TemporaryDirectory() as folder:

@@ -199,6 +199,7 @@ async def test_history_is_there(path):
 
 
 async def test_data_have_a_type(tmp_path):
+    pytest.importorskip("msgspec")
     state = AsyncStateFile(tmp_path / "state.json", type=Settings, default=Settings)
     async with state.edit() as data:
         data.size = 3

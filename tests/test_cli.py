@@ -378,7 +378,10 @@ subprocess.Popen([sys.executable, "-c", "import sys; print('left', flush=True); 
 
 @linux_only
 def test_the_command_inherits_what_its_caller_gives_it_and_not_the_lock_file(path):
-    show = "import os; print(*(os.readlink(f'/dev/fd/{fd}') for fd in range(3, 50) if os.path.exists(f'/dev/fd/{fd}')))"
+    show = (
+        "import os; open_ones = [f'/dev/fd/{name}' for name in os.listdir('/dev/fd')]\n"
+        "print(*(os.readlink(one) for one in open_ones if os.path.exists(one)))"
+    )
     command = ["run", path, "--", *PYTHON, show]
     with open("/dev/zero", "rb") as given, running(*command, pass_fds=[given.fileno()]) as process:
         inherited = process.communicate(timeout=PATIENCE)[0]

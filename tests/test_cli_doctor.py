@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from conftest import linux_only, posix_only, replaces_open_files
+from conftest import calls_back_as_it_forks, linux_only, posix_only, replaces_open_files
 from holdfast._filesystem import FileSystem
 from holdfast._trials import Trial, trials
 from holdfast.cli.doctor import advise
@@ -97,6 +97,7 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path):
 
 
 @linux_only
+@calls_back_as_it_forks
 def test_where_the_system_refuses_all_locks_it_says_so_and_the_exit_code_is_1(tmp_path):
     code = """
         import errno
@@ -119,6 +120,7 @@ def test_where_the_system_refuses_all_locks_it_says_so_and_the_exit_code_is_1(tm
 
 
 @posix_only
+@calls_back_as_it_forks
 def test_where_files_are_replaced_slowly_it_replaces_fewer(tmp_path):
     code = """
         import time

@@ -242,9 +242,10 @@ def sqlite(path: str) -> Appender:
     import sqlite3
 
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("CREATE TABLE IF NOT EXISTS events (text TEXT)")
+    # Closed, because a statement that has rows left keeps the database locked; PyPy would leave it so for long.
+    connection.execute("PRAGMA journal_mode=WAL").close()
+    connection.execute("PRAGMA synchronous=NORMAL").close()
+    connection.execute("CREATE TABLE IF NOT EXISTS events (text TEXT)").close()
 
     def append(record: dict[str, Any]) -> None:
         connection.execute("INSERT INTO events VALUES (?)", (json.dumps(record),))
