@@ -42,8 +42,13 @@ def public_directory() -> Iterator[Path]:
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
-calls_back_as_it_forks = pytest.mark.skipif(
-    sys.implementation.name == "pypy", reason="PyPy cannot be called back before fork() has returned"
+# What CPython does and PyPy does not, and need not.
+PYPY = sys.implementation.name == "pypy"
+calls_back_as_it_forks = pytest.mark.skipif(PYPY, reason="PyPy cannot be called back before fork() has returned")
+counts_references = pytest.mark.skipif(PYPY, reason="PyPy frees what is dropped when its collector comes")
+needs_waitid = pytest.mark.skipif(not hasattr(os, "waitid"), reason="there is no os.waitid() here")
+delays_signal_handlers = pytest.mark.skipif(
+    PYPY or sys.version_info < (3, 11), reason="handlers run between a call's return and its caller's next step here"
 )
 
 

@@ -175,6 +175,8 @@ def reader(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name_of)
 def test_the_examples_of_a_page_work_and_print_what_it_shows(page, reader):
+    if page.name == "chat-events.md":
+        pytest.importorskip("pydantic")
     reader.read(page)
 
 

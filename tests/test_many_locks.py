@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import linux_only
+from conftest import counts_references, linux_only
 from holdfast import FileLock
 from support import Child
 
@@ -39,6 +39,7 @@ def run(code, *args):
         child.join()
 
 
+@counts_references
 def test_ten_thousand_idle_locks_keep_few_descriptors(tmp_path):
     run(
         f"""
@@ -62,6 +63,7 @@ def test_ten_thousand_idle_locks_keep_few_descriptors(tmp_path):
 
 
 @measures_memory
+@counts_references
 @pytest.mark.timeout(120 if MANY <= 100_000 else 3600)
 @pytest.mark.parametrize("how", ["dropped", "closed"])
 def test_locks_used_one_after_another_leak_neither_descriptors_nor_memory(tmp_path, how):
@@ -89,6 +91,7 @@ def test_locks_used_one_after_another_leak_neither_descriptors_nor_memory(tmp_pa
 
 
 @measures_memory
+@counts_references
 def test_one_lock_used_by_threads_that_come_and_go_leaks_nothing(tmp_path):
     run(
         """
@@ -112,6 +115,7 @@ def test_one_lock_used_by_threads_that_come_and_go_leaks_nothing(tmp_path):
 
 
 @measures_memory
+@counts_references
 def test_failed_tries_leak_nothing(tmp_path):
     run(
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import tempfile
 import threading
@@ -135,6 +136,7 @@ class Ownership(RuleBasedStateMachine):
     @rule(number=locks_drawn)
     def drop(self, number):
         self.locks[number] = None
+        gc.collect()  # where nobody counts references
         for key in [key for key in self.holds if key[0] == number]:
             self.holds[key] = 0
         self.locks[number] = self.make(number)

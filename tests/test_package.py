@@ -19,6 +19,7 @@ import pytest
 
 import holdfast
 import holdfast.aio
+from conftest import PYPY
 from holdfast import _core
 from support import PATIENCE
 
@@ -107,6 +108,7 @@ def test_no_public_name_loads_asyncio_logging_json_or_socket(name, tmp_path):
     loaded = loaded_by(f"from holdfast import {name}", tmp_path)
     needed = {"asyncio", "logging", "socket"} if name.startswith("Async") else set()
     needed |= {"json"} if name in READERS_OF_JSON else set()
+    needed |= {"socket"} if PYPY else set()  # which its own hashlib loads
     assert not loaded & ({"asyncio", "logging", "socket", "json"} - needed)
 
 
@@ -209,6 +211,8 @@ def test_every_public_method_is_documented(name):
 
 @pytest.mark.parametrize("name", ["holdfast", *MODULES])
 def test_the_examples_of_a_module_work(name, tmp_path, monkeypatch):
+    if name == "holdfast.metrics":
+        pytest.importorskip("opentelemetry.sdk")
     for number, example in enumerate(doctest.DocTestFinder().find(importlib.import_module(name))):
         folder = tmp_path / str(number)  # its own: examples write files
         folder.mkdir()
@@ -242,6 +246,7 @@ def test_the_sample_uses_every_public_name():
 
 
 def test_the_sample_runs(tmp_path):
+    pytest.importorskip("msgspec")
     subprocess.run([sys.executable, "-W", "error", SAMPLE], cwd=tmp_path, check=True, timeout=PATIENCE)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import PYPY
 from holdfast import DamagedLine, DocumentStore, JsonlFile, StateFile, atomic_write, documents, write_text
 from holdfast._segments import segment_path
 
@@ -273,7 +274,8 @@ def test_deep_values_in_a_history_are_no_way_to_crash_it(tmp_path):
     )
     with (tmp_path / "state.json.history.jsonl").open("a") as file:
         file.write(record + "\n")
-    with pytest.raises(LookupError, match="revision 2"):
+    # PyPy's stack has room for them.
+    with suppress(LookupError) if PYPY else pytest.raises(LookupError, match="revision 2"):
         state.at(2)
 
 

@@ -470,6 +470,7 @@ def test_the_instance_asked_for_with_other_arguments_is_refused(path, lock, othe
 def test_an_instance_that_nobody_uses_any_more_does_not_bind_the_next(path):
     lock = ReadWriteLock(path, timeout=3)
     del lock
+    gc.collect()  # where nobody counts references
     assert ReadWriteLock(path, timeout=5).timeout == 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -107,6 +108,7 @@ def test_recording_leaves_no_descriptor_to_the_collector(path, state, monkeypatc
     descriptors = set()
     for number in range(5):
         StateFile(path, history=True).save({"n": number})
+        gc.collect()  # which closes the lock there, and no text
         descriptors.add(len(os.listdir("/proc/self/fd")))
     assert len(descriptors) == 1
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import linux_only
+from conftest import linux_only, needs_waitid
 from holdfast import FileLock, Holder, ReadWriteLock, SoftFileLock, Timeout, _holders, holders
 from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, until_it_waits
 
@@ -357,6 +357,7 @@ def test_a_lock_inherited_over_a_fork_has_the_child_as_its_holder_once_the_taker
 
 
 @linux_only
+@needs_waitid
 def test_a_lock_inherited_over_a_fork_does_not_have_a_zombie_as_its_holder(path):
     with Child(LEAVE_TO_A_CHILD, path) as taker:
         heir = int(taker.hear())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import linux_only, posix_only
+from conftest import delays_signal_handlers, linux_only, posix_only
 from holdfast import FileLock, Timeout, holders
 from support import (
     ALARMS,
@@ -320,9 +320,7 @@ def test_a_signal_handler_may_use_the_lock_that_is_being_waited_for(path):
 
 
 @posix_only
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="Python 3.10 runs handlers between a call's return and its caller's next step"
-)
+@delays_signal_handlers
 def test_acquire_holds_nothing_when_a_signal_handler_makes_it_raise(path):
     """The signal comes at any moment of an acquire() that needs no waiting."""
     code = """

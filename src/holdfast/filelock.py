@@ -593,7 +593,8 @@ def uninstall() -> None:
 def _namespaces() -> Iterator[dict[str, Any]]:
     """The names in each loaded module, but for those inside filelock, whose classes build on each other, and ours."""
     for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and not name.startswith(("filelock.", "holdfast.")):
+        # By its type: a library of cffi says that it is a module, and has no names on PyPy.
+        if issubclass(type(module), ModuleType) and not name.startswith(("filelock.", "holdfast.")):
             yield object.__getattribute__(module, "__dict__")  # this way a lazy module does not load
 
 
