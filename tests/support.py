@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -15,7 +14,12 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
-UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+if sys.platform == "win32":
+    from ctypes import WinDLL  # which a Python need not have elsewhere
+
+    UNDER_WINE = hasattr(WinDLL("ntdll"), "wine_get_version")
+else:
+    UNDER_WINE = False
 
 # Seconds after which what a test waits for will not come; no test measures with it. Wine starts programs slowly, and
 # where a processor is emulated, everything is slow.

@@ -175,6 +175,7 @@ IN_A_MOUNT_NAMESPACE = """
 
 @contextmanager
 def in_a_mount_namespace(code, folder):
+    pytest.importorskip("ctypes")
     import textwrap
 
     with Child(textwrap.dedent(IN_A_MOUNT_NAMESPACE) + textwrap.dedent(code), folder) as child:

@@ -1440,6 +1440,7 @@ def test_a_signal_handler_may_not_acquire_in_the_middle_of_an_acquisition(path):
 
 @linux_only
 def test_a_process_whose_first_thread_has_ended_is_alive(path):
+    pytest.importorskip("ctypes")
     code = """
         import ctypes
         from holdfast import SoftFileLock
