@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -684,20 +685,54 @@ def test_what_the_kernel_refuses_leaves_the_old_content(target, call, error):
     assert only(target)
 
 
-@posix_only
-def test_new_content_is_kept_beside_when_a_file_server_has_removed_the_old(target, monkeypatch):
-    def deny(*_):
-        target.unlink(missing_ok=True)  # as Linux' client of SMB does of a file that somebody has open
+@pytest.fixture
+def denied(target, monkeypatch):
+    """A server of SMB that does not replace `target`, because somebody has it open, but removes it."""
+
+    def replace(self, scratch, path, flags, real=_core.NewFile.replace):
+        if path != str(target):
+            return real(self, scratch, path, flags)
+        target.unlink(missing_ok=True)  # which is Linux' client that tries again
         return _core.BUSY
 
     monkeypatch.setattr(_core, "_PATIENCE", 0)
-    monkeypatch.setattr(_core.NewFile, "replace", deny)
-    with pytest.raises(PermissionError, match=r"settings\.json\.rescued") as caught:
+    monkeypatch.setattr(_core.NewFile, "replace", replace)
+    return monkeypatch
+
+
+@posix_only
+def test_new_content_is_kept_beside_when_a_file_server_has_removed_the_old(target, denied):
+    for name in ("settings.json.rescued", "settings.json.rescued-2"):
+        target.write_text("old")
+        with pytest.raises(
+            PermissionError, match=re.escape(f"The new content is in '{target.with_name(name)}'")
+        ) as caught:
+            write_text(target, name)
+        assert caught.value.filename == str(target)
+        assert target.with_name(name).read_text() == name
+    assert len(os.listdir(target.parent)) == 2
+
+
+@posix_only
+def test_who_is_interrupted_while_it_waits_for_a_file_server_keeps_the_new_content_too(target, denied):
+    def interrupt(call, *_):
+        call()
+        raise KeyboardInterrupt
+
+    denied.setattr(_core, "patiently", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         write_text(target, "new")
-    assert caught.value.filename == str(target)
     rescued = target.with_name("settings.json.rescued")
     assert rescued.read_text() == "new"
     assert only(rescued)
+
+
+@posix_only
+def test_a_file_that_was_missing_before_is_not_kept_beside(target, denied):
+    target.unlink()
+    with pytest.raises(PermissionError, match="another program has the file open"):
+        write_text(target, "new")
+    assert os.listdir(target.parent) == []
 
 
 @posix_only

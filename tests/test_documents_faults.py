@@ -15,7 +15,7 @@ import pytest
 
 import holdfast.documents as module
 from conftest import posix_only
-from holdfast import DocumentConflict, FileLock
+from holdfast import DocumentConflict, FileLock, _core
 from holdfast.documents import DocumentStore
 from interposed import interposed
 from support import ALARMS, Child, eventually
@@ -686,6 +686,31 @@ def test_a_value_may_use_the_store_when_it_goes(path):
         store["jo"] = 2  # the old value goes, and its end is noted
         gc.collect()  # where nobody counts references
         assert store["gone"].data == b"true"
+
+
+@posix_only
+def test_what_a_file_server_has_removed_instead_of_replacing_it_is_written_again_and_is_no_conflict(path, monkeypatch):
+    denied = []
+
+    def replace(self, scratch, target, flags, real=_core.NewFile.replace):
+        if denied or not target.endswith("jo.json"):
+            return real(self, scratch, target, flags)
+        denied.append(target)
+        os.unlink(target)
+        return _core.BUSY
+
+    with DocumentStore(path) as store:
+        store["jo"] = 1
+        store.flush()
+        monkeypatch.setattr(_core, "_PATIENCE", 0)
+        monkeypatch.setattr(_core.NewFile, "replace", replace)
+        store["jo"] = 2
+        with pytest.raises(PermissionError, match="removed it"):
+            store.flush()
+        store.flush()
+    assert denied
+    with DocumentStore(path) as store:
+        assert store["jo"] == 2
 
 
 class Leaving:

@@ -18,11 +18,10 @@ int hf_remove(const char *path) {
     return hf__sys.unlink(path) == 0 ? 0 : -errno;
 }
 
-/* Whether an error says that something cannot be given to a file, by us or on this file system, or that there is nothing
-   to be given: the old file may be removed at any moment. */
+/* Whether an error says that something cannot be given to a file, by us or on this file system. */
 static bool is_refusal(int error) {
-    return error == ENOENT || error == EPERM || error == EACCES || error == EINVAL || error == ENOSYS ||
-           error == EOPNOTSUPP || error == ENOTSUP || error == ENODATA || error == ERANGE;
+    return error == EPERM || error == EACCES || error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ||
+           error == ENOTSUP || error == ENODATA || error == ERANGE;
 }
 
 #ifdef __linux__
@@ -98,6 +97,8 @@ static int take_over(const char *path, int fd) {
     if (hf__sys.fstat(fd, &new) != 0)
         return -errno;
     int rc = copy_attributes(path, fd, new.st_gid == old.st_gid);
+    if (rc == -ENOENT)
+        return 0; /* it was removed meanwhile: its permissions without its list might allow more than both did */
     if (rc == 0 && hf__sys.fchmod(fd, permissions(&old, &new)) != 0 && !is_refusal(errno))
         rc = -errno;
     return rc;
@@ -121,7 +122,7 @@ static int close_a_copy(int fd) {
 }
 
 /* Whether a server of SMB has denied to rename the open file because somebody has the old one open. Linux' client removes
-   the old one then and tries again; until it is closed, it says that there is no such file, as of the new one. */
+   the old one then and tries again; until that is closed, it says ENOENT, as if the new one were missing. */
 static bool is_denied_by_smb(int error, int fd, const char *scratch) {
     struct stat status;
     return (error == EACCES || error == EBUSY || (error == ENOENT && hf__sys.lstat(scratch, &status) == 0)) &&

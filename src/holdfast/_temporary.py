@@ -14,6 +14,10 @@ from hashlib import blake2b
 
 from holdfast.owner import Owner, host_name
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _LONGEST_NAME = 255  # bytes, on every file system in use
 _PATTERN = re.compile(r"\..*\.(\d{1,10})-([0-9a-f]{16})-([0-9a-f]{0,48})-[0-9a-f]{16}\.tmp", re.DOTALL)
 
@@ -26,12 +30,28 @@ _sweep_again: dict[str, float] = {}
 
 def temporary_path(path: str) -> str:
     """A name for a temporary file beside `path`, which nobody can guess."""
+    return _beside(path, ".", f".{this_process()}-{os.urandom(8).hex()}.tmp")
+
+
+def rescue_paths(path: str) -> Iterator[str]:
+    """Names for a file beside `path` with what could not become its content. Nobody sweeps them away.
+
+    >>> from holdfast._temporary import rescue_paths
+    >>> next(rescue_paths("settings.json"))
+    'settings.json.rescued'
+    """
+    yield _beside(path, "", ".rescued")
+    for number in range(2, 100):
+        yield _beside(path, "", f".rescued-{number}")
+
+
+def _beside(path: str, head: str, tail: str) -> str:
+    """A name in the same directory that has that of `path` in it, as far as there is room for it."""
     directory, name = os.path.split(path)
-    tail = f".{this_process()}-{os.urandom(8).hex()}.tmp"
-    room = _LONGEST_NAME - 1 - len(tail)
+    room = _LONGEST_NAME - len(head) - len(tail)
     while len(os.fsencode(name)) > room:
         name = name[:-1]
-    return os.path.join(directory, f".{name}{tail}")
+    return os.path.join(directory, f"{head}{name}{tail}")
 
 
 @cache

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from holdfast import _core
 from holdfast._base import Timeout, check_bool, default_timeout, resolve_timeout
 from holdfast._planted import is_planted
-from holdfast._temporary import sweep, temporary_path
+from holdfast._temporary import rescue_paths, sweep, temporary_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class AtomicFile(_OfKind["Kind"]):
         self._new = _core.NewFile()
         self._file: IO[Any] | None = None
         self._target = self._scratch = ""
+        self._existed = self._denied = False
         self._process = 0
 
     def __enter__(self) -> IO[Kind]:
@@ -102,7 +103,8 @@ class AtomicFile(_OfKind["Kind"]):
             self._lock = FileLock(self._target + ".lock", timeout=self._timeout)
             self._lock.acquire()
         # Not more open than the file it replaces, until it gets the permissions of that.
-        mode = 0o600 if _is_replacing(self._target, self._flags) else 0o666
+        self._existed = _is_replacing(self._target, self._flags)
+        mode = 0o600 if self._existed else 0o666
         if self._git:
             self._scratch = self._target + ".lock"
             self._create_git_lock(mode)
@@ -139,23 +141,18 @@ class AtomicFile(_OfKind["Kind"]):
         if self._file is not None:
             with self._naming_the_file():
                 self._file.close()  # which writes what is left in its buffer
-        rc = _core.patiently(lambda: self._new.replace(self._scratch, self._target, self._flags), *_core.IN_USE)
-        if rc in (0, _core.NOT_DURABLE):
-            self._scratch = ""
-        elif rc == _core.BUSY and os.name == "posix" and not os.path.lexists(self._target):
-            self._rescue()
+        rc = _core.patiently(self._replace, *_core.IN_USE)
+        rescued = self._rescue()
+        if rescued:
+            raise PermissionError(errno.EACCES, _RESCUED.format(rescued), self._target)
         self._check(rc)
 
-    def _rescue(self) -> None:
-        """Keep the new content under another name. Over SMB, the old one may be gone although it was not replaced."""
-        rescued = self._target + ".rescued"
-        os.replace(self._scratch, rescued)
-        self._scratch = ""
-        text = (
-            "another program has the file open, and the file server removes it when that is closed: the old content is "
-            f"lost; the new content is in {rescued!r}; close the file there, then rename that or write the file again"
-        )
-        raise PermissionError(errno.EACCES, text, self._target)
+    def _replace(self) -> int:
+        rc = self._new.replace(self._scratch, self._target, self._flags)
+        self._denied = rc == _core.BUSY and os.name == "posix"
+        if rc in (0, _core.NOT_DURABLE):
+            self._scratch = ""
+        return rc
 
     def write(self, content: Any) -> None:
         """Make this the whole content of the file.
@@ -199,17 +196,51 @@ class AtomicFile(_OfKind["Kind"]):
                 _close_quietly(self._file)
             # An exception from a signal handler may have come after the rename: then it may be somebody else's by now.
             ours = created and mine and bool(self._scratch) and _is_named(self._new.descriptor, self._scratch)
+            unwanted = ours and not self._rescue()
             self._new.close()
-            if ours:
+            if unwanted:
                 _core.remove_file(self._scratch)
         finally:
             if self._lock is not None and mine:
                 self._lock.release()
 
+    def _rescue(self) -> str:
+        """Give the new content another name if the old one is lost: that name, or nothing.
+
+        A server of SMB denies to replace a file that somebody has open. Linux' client removes it then and tries again;
+        and nothing can have its name until it is closed.
+        """
+        if not (self._denied and self._existed and _is_missing(self._target)):
+            return ""
+        # Where it cannot have another name, it has this one until the process has ended.
+        name = next(filter(self._is_moved_to, rescue_paths(self._target)), self._scratch)
+        self._scratch = ""
+        return name
+
+    def _is_moved_to(self, name: str) -> bool:
+        return self._new.replace(self._scratch, name, self._flags | _core.NO_REPLACE) in (0, _core.NOT_DURABLE)
+
+
+_RESCUED = (
+    "another program has the file open, so the file server did not replace it, but removed it. The new content is in "
+    "{!r}; the old is lost when that program closes it. Close it there; if there is no file of this name then, rename "
+    "that one to it"
+)
+
 
 def _write_all(descriptor: int, content: memoryview) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # nobody knows
+    return False
 
 
 def _is_named(descriptor: int, path: str) -> bool:

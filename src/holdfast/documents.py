@@ -672,7 +672,13 @@ class DocumentStore(Mapping):
             companion, key = companion_of(document.path), bytes_of(document.key)
             if _read(companion).data != key:
                 _put(companion, key, durable=self._durable)
-        _put(document.path, data, durable=self._durable)
+        try:
+            _put(document.path, data, durable=self._durable)
+        except PermissionError:
+            if not os.path.lexists(document.path):  # a client of SMB has removed it: nobody else has
+                with self._mutex:
+                    _see(document, Contents(None, None))
+            raise
 
     def _remove(self, document: Document) -> None:
         with suppress(FileNotFoundError):

@@ -62,7 +62,7 @@ static long make(const faults_call *call) {
     return faults_raw(call->number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
-/* A cut leaves something behind: what is written may be shorter than when it was counted, as a time in decimals is. */
+/* Less than the call asks for, also if that is less than when it was counted, as a time in decimals may be. */
 static long make_a_part(const faults_call *call, long size) {
     faults_call cut = *call;
     if (size >= cut.arguments[2])
