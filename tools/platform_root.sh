@@ -72,11 +72,10 @@ SCRIPT
 # Minutes of compiling: only the full form does it, and then the short form has it, too.
 musl() {
     [[ ${HOLDFAST_FULL:-0} == 1 ]] || { echo "the full form builds CPython with it" >&2 && exit 3; }
-    local version=3.13.5 checksum=93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640
-    local archive=python3.13_$version.orig.tar.xz
-    curl --silent --show-error --fail --location --remote-name "$(mirror)/pool/main/p/python3.13/$archive"
-    echo "$checksum $archive" | sha256sum --check --quiet
-    tar --extract --file "$archive"
+    source_of p/python3.13/python3.13_3.13.5.orig.tar.xz \
+        93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640
+    source_of "z/zlib/zlib_1.3.dfsg+really1.3.1.orig.tar.gz" \
+        60dd315c07f616887caa029408308a018ace66e3d142726a97db164b3b8f69fb
     # CPython asks the compiler which library it is for, and musl-gcc answers with gcc's own.
     cat >cc <<'SCRIPT'
 #!/bin/sh
@@ -85,11 +84,21 @@ exec musl-gcc "$@"
 SCRIPT
     chmod +x cc
     local compiler=$PWD/cc destination=$PWD/root
-    cd "Python-$version"
-    OPT="-O1 -DNDEBUG" PKG_CONFIG=false CC=$compiler ./configure --quiet --disable-test-modules --without-ensurepip \
-        --prefix="$destination"
+    cd zlib-*
+    CC=$compiler CFLAGS="-O1 -fPIC" ./configure --static --prefix="$destination"
+    make --silent install
+    cd ../Python-*
+    OPT="-O1 -DNDEBUG" PKG_CONFIG=false ZLIB_CFLAGS="-I$destination/include" ZLIB_LIBS="-L$destination/lib -lz" \
+        CC=$compiler ./configure --quiet --disable-test-modules --without-ensurepip --prefix="$destination"
     make --silent --keep-going -j"$(nproc)"
     make --silent install
+}
+
+source_of() { # PATH SHA256
+    local archive=${1##*/}
+    curl --silent --show-error --fail --location --remote-name "$(mirror)/pool/main/$1"
+    echo "$2 $archive" | sha256sum --check --quiet
+    tar --extract --file "$archive"
 }
 
 name=$1

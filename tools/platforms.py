@@ -31,11 +31,11 @@ CACHE = Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache/holdfast"
 TARGET = "test-platforms"
 
 # The core of the suite: what depends on the compiled module, on threads, on fork, and on when things are collected. The
-# full form runs the whole suite but on an emulated processor and on musl; the short one nothing but the C core there.
+# full form runs the whole suite but on an emulated processor; the short one nothing but the C core there.
 CORE = "atomic documents errors exclusion free_threads jsonl jsonl_faults metrics rwlock state threads_and_fork waiting"
 PART = "free_threads jsonl metrics"  # of that, where much else would say the same again
 OTHERS = {"pypy", "3.15", "3.14t"}
-COMPILED = {"musl"}  # whose Python has to be; there is no zlib for it, which much of the suite needs
+SLOW = {"musl"}  # whose Python has to be compiled
 BETWEEN = {"3.11", "3.12", "3.13", "3.14"}  # what holds on the oldest and on the newest CPython
 
 LIMIT = 7200 if evidence.FULL else 900  # seconds for each; none takes so long but one that hangs
@@ -284,7 +284,7 @@ def c_tests(platform: Platform, folder: Path) -> Callable[[], None]:
 def part_for(name: str) -> tuple[str, list[str]]:
     """Which part of the suite to run there: what it is called, and pytest's arguments."""
     emulated = bool(PLATFORMS[name].emulator)
-    if evidence.FULL and not emulated and name not in COMPILED:
+    if evidence.FULL and not emulated:
         return "the whole suite", []
     part = not evidence.FULL and name in OTHERS
     files = [f"tests/test_{each}.py" for each in (PART if part else CORE).split()]
@@ -344,7 +344,7 @@ def run_all(names: list[str], wheels: dict[str, str], pool: ThreadPoolExecutor) 
         platform = PLATFORMS[name]
         folder = BUILD / name
         folder.mkdir(parents=True, exist_ok=True)
-        if evidence.FULL or not (platform.emulator or name in COMPILED | BETWEEN):
+        if evidence.FULL or not (platform.emulator or name in SLOW | BETWEEN):
             started[pool.submit(python_tests, name, folder, wheels)] = platform.name
         else:
             reason = "between others" if name in BETWEEN else "too slow for the short form"
