@@ -447,7 +447,6 @@ async def test_a_copy_is_another_writer_of_the_same_file(path):
 
 
 @posix_only
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # a thread that waits for locks may be left
 def test_a_forked_child_appends_for_itself(path):
     log = AsyncJsonlFile(path)
     asyncio.run(log.append({"n": 1}))
