@@ -13,6 +13,7 @@ import pytest
 
 from conftest import linux_only
 
+pytest.importorskip("ctypes")
 sys.path.append(str(Path(__file__).resolve().parent / "histories"))
 import history
 from crowd import Crowd, contend
