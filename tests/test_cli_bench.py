@@ -205,8 +205,9 @@ def test_everything_is_measured_and_the_files_are_gone_afterwards(tmp_path, at_a
 
 @tells_msvcrt_of_locks
 def test_other_packages_are_measured_with_peers_and_missing_ones_are_named(tmp_path, at_a_glance, monkeypatch, capsys):
+    pytest.importorskip("_sqlite3")
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name != "sqlite3" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name != "_sqlite3" else find(name))
     assert bench(tmp_path, "--peers") == 0
     shown = capsys.readouterr().out
     assert re.search(r"^sqlite3 +\d", shown, re.MULTILINE)

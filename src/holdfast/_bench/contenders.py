@@ -272,7 +272,7 @@ _PEERS: dict[str, tuple[str, Callable[[str], Lock] | None, Contender]] = {
     "fasteners": ("fasteners", fasteners_lock, Contender(partial(recipe, fasteners_lock))),
     "concurrent-log-handler": ("concurrent_log_handler", None, Contender(concurrent_log_handler)),
     "loguru": ("loguru", None, Contender(loguru, together=False)),
-    "sqlite3": ("sqlite3", None, Contender(sqlite, rows)),
+    "sqlite3": ("_sqlite3", None, Contender(sqlite, rows)),  # without which a Python may be built
 }
 
 
