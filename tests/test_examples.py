@@ -351,6 +351,7 @@ def requests(number, writer="web"):
 
 @replaces_open_files
 def test_the_pipeline_counts_every_request_once_although_reader_and_writer_are_killed(tmp_path):
+    pytest.importorskip("ctypes")  # multiprocessing shares numbers by it
     run("event_pipeline.py", tmp_path)
     found = defaultdict(list)
     log = JsonlFile(tmp_path / "events.jsonl")

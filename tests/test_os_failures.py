@@ -124,7 +124,7 @@ def test_a_marker_that_cannot_be_read_is_an_error_that_names_it(path):
     with Child(DEAD_OWNER, path) as child:
         child.expect("held")
         child.join()
-    with Failure("fstat", errno.EIO, 3).injected(), pytest.raises(OSError, match="Input/output") as caught:
+    with Failure("fstat", errno.EIO, 3).injected(), pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
         SoftFileLock(path).acquire()
     assert caught.value.filename == path
     with SoftFileLock(path, timeout=10):

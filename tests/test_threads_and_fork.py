@@ -423,11 +423,12 @@ def test_a_fork_during_a_wait_does_not_keep_the_waiters_lock_alive(path):
             hear()
         hear()
     """
-    with Child(FORK + textwrap.dedent(code), path) as child:
-        with FileLock(path):
-            until_it_waits(child, path)
-            child.tell()
-            child.expect("forked")
+    with FileLock(path):
+        child = Child(FORK + textwrap.dedent(code), path)
+        until_it_waits(child, path)
+        child.tell()
+        child.expect("forked")
+    with child:
         eventually(lambda: not is_free(path))  # the thread has it now
         child.kill()
         with FileLock(path, timeout=PATIENCE):
