@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(evidence, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(evidence, "FULL", False)
+    monkeypatch.setattr(evidence, "_commit", lambda: "abc1234")
     evidence.PAGE.write_text("<!-- run: test-it -->\n<!-- end -->\n")
 
 
@@ -51,7 +53,7 @@ def test_a_target_fails_when_something_failed_or_nothing_was_run(rows, failed):
     assert run(*rows) == failed
 
 
-@pytest.mark.parametrize(("status", "failed"), [(0, 0), (1, 0), (2, 1), (3, 1), (-9, 1), (139, 1)])
+@pytest.mark.parametrize(("status", "failed"), [(0, 0), (1, 1), (2, 1), (3, 1), (-9, 1), (139, 1)])
 def test_a_run_of_pytest_that_did_not_come_to_its_end_has_failed(tmp_path, status, failed):
     (tmp_path / "report.xml").write_text(REPORT)
     run(end=False)
@@ -92,3 +94,23 @@ def test_a_run_of_a_part_adds_its_rows_to_those_of_the_whole():
     assert kept() == {"one": 1, "two": 1}
     run(("two", {"passed": 5}), chosen=["two"])
     assert kept() == {"one": 1, "two": 5}
+
+
+def test_the_page_says_of_which_commit_a_run_was(monkeypatch):
+    run(("one", {"passed": 1}), ("two", {"passed": 1}), full=True)
+    evidence.keep()
+    assert re.search(r"`make test-it FULL=1`, \d{4}-\d\d-\d\d, abc1234, ", evidence.PAGE.read_text())
+    monkeypatch.setattr(evidence, "_commit", lambda: "def5678-dirty")
+    run(("two", {"passed": 5}), chosen=["two"], full=True)
+    evidence.keep()
+    page = evidence.PAGE.read_text()
+    assert "`make test-it FULL=1`, in parts, " in page
+    assert re.search(r"\| one \| 1 \|.*, abc1234 \|\n\| two \| 5 \|.*, def5678-dirty \|\n", page)
+
+
+def test_the_page_says_what_was_chosen_where_there_was_no_whole_run():
+    run(("one", {"passed": 1}), chosen=["one"])
+    evidence.keep()
+    run(("two", {"passed": 1}), chosen=["two"])
+    assert kept() == {"one": 1, "two": 1}
+    assert "`make test-it` of one, two, " in evidence.PAGE.read_text()

@@ -7,7 +7,8 @@ tools/evidence.py end test-windows                                   the table; 
 tools/evidence.py keep                                               the latest runs into docs/evidence, and the page
 
 A row counts what passed, failed and was skipped, and may have a note: why something was skipped, or what was counted.
-The rows of a target are in build/evidence/TARGET.json.
+It has the day and the commit of its run, for later runs of parts take the place of some rows. The rows of a target are
+in build/evidence/TARGET.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -42,6 +44,7 @@ class Row(TypedDict):
     failed: int
     skipped: int
     note: str
+    ran: str
 
 
 class Run(TypedDict):
@@ -54,6 +57,7 @@ class Run(TypedDict):
     began: float
     seconds: float
     machine: str
+    ran: str
     rows: list[Row]
 
 
@@ -69,9 +73,19 @@ def begin(target: str, chosen: Sequence[str] = ()) -> None:
             "began": time.time(),
             "seconds": 0.0,
             "machine": machine,
+            "ran": f"{time.strftime('%Y-%m-%d', time.gmtime())}, {_commit()}",
             "rows": [],
         }
     )
+
+
+def _commit() -> str:
+    """What was checked out, and whether that had been changed."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
 
 
 def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: int = 0, note: str = "") -> None:
@@ -79,7 +93,14 @@ def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: in
     if not passed and not failed and not skipped:
         failed, note = 1, f"nothing was run; {note}".rstrip("; ")
     run = _read(target)
-    noted: Row = {"what": what, "passed": passed, "failed": failed, "skipped": skipped, "note": note}
+    noted: Row = {
+        "what": what,
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "note": note,
+        "ran": run["ran"],
+    }
     run["rows"].append(noted)
     run["seconds"] = round(time.time() - run["began"], 1)
     _write(run)
@@ -89,8 +110,8 @@ def row(target: str, what: str, *, passed: int = 0, failed: int = 0, skipped: in
 def pytest(target: str, what: str, report: str, status: int, note: str = "") -> None:
     """Note what a run of pytest counted, and print why it skipped what it skipped.
 
-    No report is a failure, and so is a status that says that it did not come to its end: then the report has only what
-    was done by then.
+    No report is a failure, and so is a status that the report does not account for: then it has only what was done
+    until pytest ended.
     """
     if not Path(report).exists():
         row(target, what, failed=1, note=f"pytest ended with {status} before it had a report; {note}".rstrip("; "))
@@ -102,7 +123,7 @@ def pytest(target: str, what: str, report: str, status: int, note: str = "") -> 
         print(f"SKIPPED [{times}] {what}: {reason}")
     skipped = reasons.total()
     passed = len(cases) - failed - skipped
-    if status not in (0, 1):
+    if status != min(failed, 1):
         failed, note = failed + 1, f"pytest ended with {status}; {note}".rstrip("; ")
     row(target, what, passed=passed, failed=failed, skipped=skipped, note=note)
 
@@ -143,7 +164,9 @@ def keep() -> None:
 def _joined(before: Run, part: Run) -> Run:
     """A run, with the rows of a later one of a part of it."""
     rows = {each["what"]: each for each in [*before["rows"], *part["rows"]]}
-    return {**before, "seconds": before["seconds"] + part["seconds"], "rows": [*rows.values()]}
+    # A part that is added to the whole leaves it whole.
+    chosen = [*dict.fromkeys([*before["chosen"], *part["chosen"]])] if before["chosen"] else []
+    return {**before, "chosen": chosen, "seconds": before["seconds"] + part["seconds"], "rows": [*rows.values()]}
 
 
 def page(text: str) -> str:
@@ -156,14 +179,20 @@ def page(text: str) -> str:
 
 
 def _table(run: Run) -> str:
-    """A run for the page."""
-    date = time.strftime("%Y-%m-%d", time.gmtime(run["began"]))
-    command = f"make {run['target']}{' FULL=1' if run['full'] else ''}"
-    lines = [f"`{command}`, {date}, {run['machine']}, {run['seconds']:,.0f} s", ""]
-    lines += ["| what | passed | failed | skipped | |", "| --- | ---: | ---: | ---: | --- |"]
+    """A run for the page. Where rows are of different runs, each has the day and commit of its own."""
+    ran = sorted({each["ran"] for each in run["rows"]})
+    several = len(ran) > 1
+    command = f"`make {run['target']}{' FULL=1' if run['full'] else ''}`"
+    parts = f" of {', '.join(run['chosen'])}" if run["chosen"] else ""
+    when = "in parts" if several else ran[0]
+    lines = [f"{command}{parts}, {when}, {run['machine']}, {run['seconds']:,.0f} s", ""]
+    lines += [f"| what | passed | failed | skipped | |{' run |' * several}"]
+    lines += [f"| --- | ---: | ---: | ---: | --- |{' --- |' * several}"]
     for each in run["rows"]:
         note = each["note"].replace("|", "\\|")
-        lines.append(f"| {each['what']} | {each['passed']:,} | {each['failed']:,} | {each['skipped']:,} | {note} |")
+        of = f" {each['ran']} |" if several else ""
+        counts = f"{each['passed']:,} | {each['failed']:,} | {each['skipped']:,}"
+        lines.append(f"| {each['what']} | {counts} | {note} |{of}")
     return "\n".join([*lines, ""])
 
 

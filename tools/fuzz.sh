@@ -45,14 +45,16 @@ in_c() {
 }
 
 in_python() {
-    local reader
+    local reader readers reason
     local python=$PWD/$bin/python
-    if ! "$python" -c 'import atheris' 2>/dev/null; then
-        "${evidence[@]}" row "$target" "Python, atheris" --skipped 1 --note "there is no atheris for this Python"
-        echo "SKIPPED Python, atheris: there is none for this Python"
+    if ! reason=$("$python" -c 'import atheris' 2>&1); then
+        reason=${reason##*$'\n'}
+        "${evidence[@]}" row "$target" "Python, atheris" --skipped 1 --note "$reason"
+        echo "SKIPPED Python, atheris: $reason"
         return
     fi
-    for reader in $("$python" -c 'import sys; sys.path.append("tests/fuzz"); import readers; print(*readers.READERS)'); do
+    readers=$("$python" -c 'import sys; sys.path.append("tests/fuzz"); import readers; print(*readers.READERS)')
+    for reader in $readers; do
         fuzz "$reader" "Python, atheris: $reader" "$python" "$PWD/tests/fuzz/coverage.py" "$reader"
     done
 }
@@ -60,6 +62,7 @@ in_python() {
 mkdir -p "$out"
 "${evidence[@]}" begin "$target"
 status=0
+rm -f "$out/properties.xml"
 "$bin/python" -m pytest -q --no-header --junitxml="$out/properties.xml" tests/fuzz/properties.py || status=$?
 examples=$(PYTHONPATH=${PYTHONPATH:-tools}:tests/fuzz "$bin/python" -c 'import properties; print(f"{properties.EXAMPLES:,}")')
 "${evidence[@]}" pytest "$target" "Python, hypothesis: each reader" "$out/properties.xml" "$status" "--note=$examples inputs each"

@@ -75,7 +75,10 @@ require() { # NAME SYMBOL PRELOADED
     local module
     module=$(env PYTHONPATH="$out/$1/package" LD_PRELOAD="$3" ASAN_OPTIONS=detect_leaks=0 setarch -R "$bin/python" -c \
         'import holdfast._native as module; print(module.__file__)')
-    [[ $module == "$out/$1/package"/* ]] && [[ $(nm -D "$module") == *"U $2"* ]]
+    if [[ $module != "$out/$1/package"/* || $(nm -D "$module") != *"U $2"* ]]; then
+        "${evidence[@]}" row "$target" "$1: the core" --failed 1 --note "$module does not call $2"
+        return 1
+    fi
 }
 
 under_valgrind() {

@@ -119,8 +119,9 @@ TARGETS = {
     "win_arm64": Target("aarch64-windows-gnu", "win-arm64", "win_arm64"),
     "win32": Target("x86-windows-gnu", "win32", "win32"),
 }
-# Where cffi has wheels for it, and people have the machines.
-FREE_THREADED = [name for name in TARGETS if name.endswith(("x86_64", "aarch64", "arm64", "amd64"))]
+# cffi has no such wheels for the others.
+WITHOUT_FREE_THREADS = {"manylinux_i686", "manylinux_armv7l", "manylinux_riscv64"}
+FREE_THREADED = [name for name in TARGETS if name not in WITHOUT_FREE_THREADS]
 TARGETS |= {f"cp314t-{name}": replace(TARGETS[name], free_threaded=True) for name in FREE_THREADED}
 
 # Building twice doubles the time; the short form does it for one of each kind of file and of ABI.
@@ -236,7 +237,7 @@ def free_threaded_headers() -> tuple[Path | None, str]:
         return None, f"no headers of CPython 3.14: {str(error).splitlines()[0]}"
 
 
-def report(name: str, made: Future[wheel_audit.Audit], note: bool) -> bool:
+def report(name: str, made: Future[wheel_audit.Audit], note: bool, twice: bool) -> bool:
     """Tell of a wheel, and whether it is as it should be."""
     try:
         checks = made.result()
@@ -247,7 +248,7 @@ def report(name: str, made: Future[wheel_audit.Audit], note: bool) -> bool:
         return False
     for failure in checks.failures:
         print(f"FAILED {name}: {failure}")
-    size = f"{checks.wheel.stat().st_size:,} bytes"
+    size = f"{checks.wheel.stat().st_size:,} bytes{', built twice' * twice}"
     if note:
         evidence.row("wheels", name, passed=checks.passed, failed=len(checks.failures), note=size)
     else:
@@ -271,7 +272,7 @@ def main(names: list[str]) -> int:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         again = {name: everything and (evidence.FULL or name in REBUILT) for name in possible}
         made = {name: pool.submit(make, name, again[name], headers) for name in possible}
-        good = [report(name, future, everything) for name, future in made.items()]
+        good = [report(name, future, everything, again[name]) for name, future in made.items()]
     for name in names:
         if name not in made:
             print(f"SKIPPED {name}: {missing}")
