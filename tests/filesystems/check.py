@@ -542,9 +542,9 @@ def holdfast_doctor_says_what_is_so(scene: Scene) -> None:
     not_so = {trial["name"]: trial["found"] for trial in found["trials"] if trial["holds"] is False}
     promised = [trial["name"] for trial in found["trials"] if trial["promised"] and trial["name"] in not_so]
     assert found["file_system"]["kind"] == place.kind
-    so = {trial["name"]: trial["found"] for trial in found["trials"] if trial["holds"]}
-    assert not_so.keys() <= place.not_so | place.perhaps, f"not so: {not_so}"
-    assert so.keys().isdisjoint(place.not_so), f"so: {so}"
+    undecided = {trial["name"]: trial["found"] for trial in found["trials"] if trial["holds"] is None}
+    assert not_so.keys() - place.perhaps == place.not_so, f"not so: {not_so}"
+    assert undecided.keys() == place.undecided, f"undecided: {undecided}"
     assert found["well"] == (not promised)
     assert result.returncode == bool(promised)
     for phrase in place.says:

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -91,21 +92,20 @@ def _program(point: Path, *words: object) -> Iterator[None]:
     if not os.path.exists("/dev/fuse"):
         raise Unavailable("there is no /dev/fuse")
     _require(words[0])
-    program = subprocess.Popen([*map(str, words)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert program.stderr is not None
-    try:
-        end = time.monotonic() + PATIENCE
-        while not os.path.ismount(point):
-            if program.poll() is not None or time.monotonic() > end:
-                program.kill()
-                raise RuntimeError(f"{words[0]}: {program.stderr.read().strip()}")
-            time.sleep(0.01)
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", point], check=False, stderr=subprocess.DEVNULL)
-        program.kill()
-        program.wait()
-        program.stderr.close()
+    with tempfile.TemporaryFile("w+") as complaints:  # a pipe would be full some day
+        program = subprocess.Popen([*map(str, words)], stdin=subprocess.DEVNULL, stderr=complaints)
+        try:
+            end = time.monotonic() + PATIENCE
+            while not os.path.ismount(point):
+                if program.poll() is not None or time.monotonic() > end:
+                    complaints.seek(0)
+                    raise RuntimeError(f"{words[0]}: {complaints.read().strip()}")
+                time.sleep(0.01)
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", point], check=False, stderr=subprocess.DEVNULL)
+            program.kill()
+            program.wait()
 
 
 @contextmanager

@@ -18,7 +18,8 @@ class Place:
     lock), "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced),
     "fresh names" (those that somebody else has changed are seen), "advisory" (a lock keeps out nobody who does not
     ask for it). `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of
-    `not_so` must turn out not to be so, those of `perhaps` may, and its advice must have all of `says`.
+    `not_so` must turn out not to be so, those of `perhaps` may, those of `undecided` cannot be tried, and all others
+    must be so; and its advice must have all of `says`.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Place:
     apart: frozenset[str] = frozenset()
     not_so: frozenset[str] = frozenset()
     perhaps: frozenset[str] = frozenset()
+    undecided: frozenset[str] = frozenset()
     says: tuple[str, ...] = ()
     one_way: bool = False
     """Whether it must not be changed in two ways at once."""
@@ -47,6 +49,7 @@ _NO_FLOCK = replace(
     _FAULTY,
     lacks=_FAULTY.lacks | {"flock"},
     not_so=frozenset({"unnamed files", "locks: flock", "appending"}),
+    undecided=frozenset({"waiting in the kernel"}),
     says=("Use SoftFileLock instead of FileLock here.",),
 )
 _NO_OFD = replace(

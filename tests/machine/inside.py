@@ -1,6 +1,6 @@
 """The first program in the emulated machine: run one job after the other, and tell the machine outside what came of it.
 
-Lines of the console that begin with `@@` are rows for tools/evidence.py, as JSON.
+Lines of the console that begin with `@@` are rows for tools/evidence.py, as JSON; the last one is how many there were.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from counts import counted  # noqa: E402 - found only now
 os.environ["PYTHONPATH"] = str(TESTS.parent / "packages")
 
 
+told = 0
+
+
 def row(what: str, **counts: Any) -> None:
     """Tell outside."""
+    global told
+    told += 1
     print(f"@@{json.dumps({'what': what, **counts})}", flush=True)
 
 
@@ -52,7 +57,7 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs are to run
             traceback.print_exc(file=sys.stdout)
             row(name, failed=1, note=f"{type(error).__name__}: {error}")
-    print("@@done", flush=True)
+    print(f"@@{told}", flush=True)
 
 
 if __name__ == "__main__":

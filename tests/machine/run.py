@@ -8,6 +8,7 @@ processor is 10 to 20 times slower than the real one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,10 +28,11 @@ PATIENCE = 3 * 3600  # seconds, whatever the machine: then something waits for e
 
 
 def cached() -> Path:
-    """Where the machine's system is kept."""
-    cache = Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache/holdfast") / "machine"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    """Where the machine's system is kept. Another way to make it makes another one."""
+    cache = Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache/holdfast")
+    folder = cache / f"machine-{hashlib.sha256((HERE / 'image.sh').read_bytes()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def pack(folder: Path, jobs: list[str]) -> Path:
@@ -63,19 +65,24 @@ def start(system: Path, job: Path) -> subprocess.Popen[str]:
     )
 
 
-def note_rows(machine: subprocess.Popen[str]) -> bool:
-    """Note what the machine says that it ran. Returns whether it came to its end."""
+def note_rows(machine: subprocess.Popen[str]) -> str:
+    """Note what the machine says that it ran. Returns what is missing, if anything is."""
     assert machine.stdout is not None
-    done = False
+    noted = 0
     for line in machine.stdout:
-        _, found, row = line.rstrip().partition("@@")
-        if not found:
-            print(line, end="", flush=True)
-        elif row == "done":
-            done = True
+        _, found, told = line.rstrip().partition("@@")
+        try:
+            row = json.loads(told) if found else None
+        except ValueError:  # the kernel writes to the same console
+            row = None
+        if isinstance(row, dict):
+            evidence.row(TARGET, **row)
+            noted += 1
+        elif isinstance(row, int):
+            return "" if row == noted else f"it told {row} rows, and {noted} could be read"
         else:
-            evidence.row(TARGET, **json.loads(row))
-    return done
+            print(line, end="", flush=True)
+    return "it ended before its work was done"
 
 
 def main() -> int:
@@ -88,13 +95,13 @@ def main() -> int:
         clock = threading.Timer(PATIENCE, machine.kill)
         clock.start()
         try:
-            done = note_rows(machine)
+            missing = note_rows(machine)
         finally:
             clock.cancel()
             machine.kill()
             machine.wait()
-    if not done:
-        evidence.row(TARGET, "the machine", failed=1, note="it ended before its work was done")
+    if missing:
+        evidence.row(TARGET, "the machine", failed=1, note=missing)
     return min(evidence.end(TARGET), 1)
 
 
