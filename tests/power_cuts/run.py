@@ -88,7 +88,7 @@ def cut_power(name: str, recorder: Path, folder: str) -> None:
             passed += not text
         moments += len(recording.cuts())
         promises += len(recording.said)
-    note = f"states of {moments:,} moments, {promises} promises"
+    note = f"states of {moments:,} moments, {promises} promises, HOLDFAST_SEED={SEED}"
     evidence.row(TARGET, name, passed=passed, failed=failed, note=note)
 
 
