@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 import warnings
 
 from crew import cells, ended, forked
@@ -15,22 +16,27 @@ import evidence
 
 THREADS = 8
 FORKS = 200 if evidence.FULL else 15
+TRIES = 1000  # to find every thread inside a call before a fork
 
 
 def test_children_forked_while_every_thread_is_inside_a_call_can_use_everything(tmp_path):
     folder = str(tmp_path)
-    counted = cells(2)
+    counted, forks_inside = cells(2), cells(1)
 
     def work():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python, that this is dangerous
         everything = [Everything(folder, f"thread{number}") for number in range(THREADS)]
         over = threading.Event()
+        inside = [False] * THREADS
 
-        def use(one: Everything) -> None:
+        def use(place: int) -> None:
             while not over.is_set():
-                one.do(1)
+                operation = random.choice(everything[place].operations())
+                inside[place] = True
+                operation()
+                inside[place] = False
 
-        threads = [threading.Thread(target=use, args=(one,)) for one in everything]
+        threads = [threading.Thread(target=use, args=(place,)) for place in range(THREADS)]
         for thread in threads:
             thread.start()
         children = cells(2)
@@ -51,8 +57,13 @@ def test_children_forked_while_every_thread_is_inside_a_call_can_use_everything(
             with one.lock:
                 children[0] += one.counted["kernel"]
                 children[1] += one.counted["soft"]
+                forks_inside[0] += all(inside)  # at the very moment of the fork, of which the child has a copy
 
         for number in range(FORKS):
+            for _ in range(TRIES):
+                if all(inside):
+                    break
+                time.sleep(0.0001)
             assert ended(forked(lambda number=number: child(number)))
         over.set()
         for thread in threads:
@@ -64,6 +75,7 @@ def test_children_forked_while_every_thread_is_inside_a_call_can_use_everything(
 
     assert ended(forked(work))
     assert [*numbers_in(folder).values()] == [*counted]
+    assert forks_inside[0] > FORKS / 2, f"every thread was inside at {forks_inside[0]} of {FORKS} forks only"
     assert not litter_in(folder)
 
 

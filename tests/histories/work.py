@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     nullcontext,
@@ -90,7 +92,7 @@ def _exclusive_later(new: Callable[[str], Any]) -> MakeLater:
 
 
 def _bridge(name: str, **settings: Any) -> Callable[[str], Any]:
-    return lambda path: getattr(import_module("holdfast.filelock"), name)(path, poll_interval=SOON, **settings)
+    return lambda path: getattr(import_module("holdfast.filelock"), name)(path, **settings)
 
 
 def _shared(path: str, wait: str) -> Enter:
@@ -98,9 +100,12 @@ def _shared(path: str, wait: str) -> Enter:
     return lambda writes: locks[writes].acquire(**terms(wait))
 
 
-def _readers_and_writers(path: str, wait: str) -> Enter:
-    lock = ReadWriteLock(path)
-    return lambda writes: (lock.write_lock if writes else lock.read_lock)(**terms(wait))
+def _readers_and_writers(new: Callable[[str], ReadWriteLock]) -> Make:
+    def make(path: str, wait: str) -> Enter:
+        lock = new(path)
+        return lambda writes: (lock.write_lock if writes else lock.read_lock)(**terms(wait))
+
+    return make
 
 
 def _all(path: str, wait: str) -> Enter:
@@ -125,6 +130,40 @@ def _atomic(path: str, wait: str) -> Enter:
 
 def _git(path: str, wait: str) -> Enter:
     return lambda _: atomic_write(path, durable=False, lock="git", timeout=patience(wait))
+
+
+def _cancelled_later(make: MakeLater) -> MakeLater:
+    """For what asks no cancel_check: who waits for it is cancelled as a task is, in the middle of entering."""
+
+    def make_cancelled(path: str, wait: str) -> EnterLater:
+        if wait != "cancelled":
+            return make(path, wait)
+        enter = make(path, "waiting")
+
+        @asynccontextmanager
+        async def enter_in_time(writes: bool) -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                await _in_time(path, stack.enter_async_context(enter(writes)))
+                yield
+
+        return enter_in_time
+
+    return make_cancelled
+
+
+async def _in_time(path: str, entering: Coroutine[Any, Any, object]) -> None:
+    """Wait for this, unless this task is cancelled soon. Not by wait_for(), which would wait in another task."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancel = asyncio.get_running_loop().call_later(random.random() * MOMENT, task.cancel)
+    try:
+        await entering
+    except asyncio.CancelledError:
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise Timeout(path) from None
+    finally:
+        cancel.cancel()
 
 
 def _async_readers_and_writers(path: str, wait: str) -> EnterLater:
@@ -152,11 +191,12 @@ LOCKS: dict[str, tuple[Make, tuple[str, ...]]] = {
     "FileLock": (_exclusive(lambda path: FileLock(path, poll_interval=SOON)), _ANY),
     "FileLock, ofd": (_exclusive(lambda path: FileLock(path, kind="ofd", poll_interval=SOON)), _ANY),
     "FileLock, shared": (_shared, _ANY),
-    "ReadWriteLock": (_readers_and_writers, _BY_TIMEOUT),
+    "ReadWriteLock": (_readers_and_writers(ReadWriteLock), _BY_TIMEOUT),
     "SoftFileLock": (_exclusive(lambda path: SoftFileLock(path, poll_interval=SOON)), _AT_INTERVALS),
     "lock_all": (_all, _BY_TIMEOUT),
-    "filelock.FileLock": (_exclusive(_bridge("FileLock")), _ANY),
-    "filelock.SoftFileLock": (_exclusive(_bridge("SoftFileLock")), _AT_INTERVALS),
+    "filelock.FileLock": (_exclusive(_bridge("FileLock", poll_interval=SOON)), _ANY),
+    "filelock.SoftFileLock": (_exclusive(_bridge("SoftFileLock", poll_interval=SOON)), _AT_INTERVALS),
+    "filelock.ReadWriteLock": (_readers_and_writers(_bridge("ReadWriteLock")), _BY_TIMEOUT),
     "StateFile.edit": (_state, _BY_TIMEOUT),
     "atomic_write": (_atomic, _BY_TIMEOUT),
     "atomic_write, git": (_git, ("waiting", "spinning", "timeouts")),
@@ -165,9 +205,9 @@ LOCKS: dict[str, tuple[Make, tuple[str, ...]]] = {
 ASYNC_LOCKS: dict[str, tuple[MakeLater, tuple[str, ...]]] = {
     "AsyncFileLock": (_exclusive_later(lambda path: AsyncFileLock(path, poll_interval=SOON)), _ANY),
     # Without thread_local=True, all tasks share what one object holds, as in filelock.
-    "filelock.AsyncFileLock": (_exclusive_later(_bridge("AsyncFileLock", thread_local=True)), _ANY),
-    "AsyncReadWriteLock": (_async_readers_and_writers, _BY_TIMEOUT),
-    "AsyncStateFile.edit": (_async_state, _BY_TIMEOUT),
+    "filelock.AsyncFileLock": (_exclusive_later(_bridge("AsyncFileLock", poll_interval=SOON, thread_local=True)), _ANY),
+    "AsyncReadWriteLock": (_cancelled_later(_async_readers_and_writers), _ANY),
+    "AsyncStateFile.edit": (_cancelled_later(_async_state), _ANY),
 }
 
 
@@ -183,7 +223,7 @@ FAULTS: dict[str, Make] = {
     "threads share": _shared_by_threads,
 }
 
-WITH_READERS = ("FileLock, shared", "ReadWriteLock", "AsyncReadWriteLock")
+WITH_READERS = ("FileLock, shared", "ReadWriteLock", "filelock.ReadWriteLock", "AsyncReadWriteLock")
 NO_KILLS = ("atomic_write, git",)  # a killed process leaves git's lock behind, as git does
 
 

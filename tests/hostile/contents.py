@@ -18,12 +18,23 @@ from pathlib import Path
 import pytest
 
 import evidence
-from holdfast import DamagedState, DocumentStore, FileLock, JsonlFile, SoftFileLock, StateFile, Timeout, holders
+from holdfast import (
+    DamagedLine,
+    DamagedState,
+    DocumentStore,
+    FileLock,
+    JsonlFile,
+    SoftFileLock,
+    StateFile,
+    Timeout,
+    holders,
+)
 from holdfast.owner import Owner, host_name
 
 MB = 1 << 20
 BOMB = (1024 if evidence.FULL else 192) * MB
 ROOM = 160 * MB  # which is far less than a bomb, and more than what Python and some lines need
+GIGANTIC = 200 * MB  # for a line, of which readers have up to five copies for a moment
 
 pytestmark = pytest.mark.timeout(3600)  # a busy machine takes its time over bombs
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -359,10 +370,51 @@ def test_a_log_with_much_damage_is_repaired_in_little_memory(tmp_path):
 
 
 @linux_only
-def test_a_gigantic_line_of_nothing(tmp_path):
-    pytest.skip(
-        "a line is held in memory whole, however long: whoever may write a log can make its readers take that much"
+def test_a_gigantic_line_is_an_error_of_memory_and_changes_nothing(tmp_path):
+    with open(tmp_path / "a.jsonl", "wb") as file:
+        file.write(b'{"a": 1}\n')
+        file.truncate(1 << 40)
+    limited(
+        """
+        import os
+        from holdfast import JsonlFile
+        log = JsonlFile("a.jsonl")
+        records = log.records()
+        assert next(records) == {"a": 1}
+        for attempt in (lambda: next(records), lambda: list(log.records(errors="skip")), log.verify, log.repair):
+            try:
+                attempt()
+            except MemoryError:
+                pass
+            else:
+                raise AssertionError
+            assert os.listdir() == ["a.jsonl"] and os.stat("a.jsonl").st_size == 1 << 40
+        log.append({"a": 2})
+        with open("a.jsonl", "rb") as file:
+            file.seek(1 << 40)
+            assert file.read() == b'\\n{"a":2}\\n'
+        JsonlFile("b.jsonl").append({"a": 3})
+        assert list(JsonlFile("b.jsonl")) == [{"a": 3}]
+        """,
+        tmp_path,
     )
+
+
+def test_a_gigantic_line_is_damage_where_there_is_memory_for_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with open(path, "wb") as file:
+        file.write(b'{"a": 1}\n')
+        file.seek(GIGANTIC, os.SEEK_CUR)
+        file.write(b'\n{"a": 2}\n')
+    records = JsonlFile(path).records()
+    assert next(records) == {"a": 1}
+    with pytest.raises(DamagedLine) as raised:
+        next(records)
+    assert (raised.value.offset, raised.value.reason) == (9, "NUL bytes")
+    assert len(str(raised.value)) < 1000
+    assert list(records) == [{"a": 2}]
+    damages = [(damage.offset, damage.length) for damage in JsonlFile(path).verify().damages]
+    assert damages == [(9, GIGANTIC)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

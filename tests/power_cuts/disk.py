@@ -27,7 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -350,36 +350,3 @@ def put(tree: Tree, directory: str) -> None:
             Path(directory, path).mkdir()
         else:
             Path(directory, path).write_bytes(content)
-
-
-# Sabotage
-
-
-def without_syncs(recording: Recording, of: Callable[[File], bool] = lambda _: True) -> Recording:
-    """The same, had these files not been synced."""
-    return _with_syncs(recording, lambda file: [] if of(file) else file.syncs)
-
-
-def synced_too_late(recording: Recording) -> Recording:
-    """The same, had each new file been synced only after the rename or link that publishes it."""
-    published: dict[File, int] = {}
-    for directory in recording.files:
-        for time, change in directory.changes if directory.is_directory else ():
-            published |= {file: time for file in change.names.values() if file is not None}
-
-    def later(file: File) -> list[tuple[float, float]]:
-        time = published.get(file, 0)
-        return [(max(began, time + 0.2), max(ended, time + 0.4)) for began, ended in file.syncs]
-
-    return _with_syncs(recording, lambda file: file.syncs if file.is_directory else later(file))
-
-
-def _with_syncs(recording: Recording, syncs: Callable[[File], list[tuple[float, float]]]) -> Recording:
-    """A recording with other syncs."""
-    copies = {file: replace(file, syncs=syncs(file), changes=[]) for file in recording.files}
-    for file, copy in copies.items():
-        for time, change in file.changes:
-            if isinstance(change, Naming):
-                change = Naming({name: named and copies[named] for name, named in change.names.items()})  # noqa: PLW2901
-            copy.changes.append((time, change))
-    return replace(recording, root=copies[recording.root], files=list(copies.values()))

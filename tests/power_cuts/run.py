@@ -19,6 +19,7 @@ from typing import NoReturn
 import disk
 import workload
 from cases import Case, cases_of, check
+from sabotage import CONTROLS, SABOTAGE
 
 import evidence
 
@@ -88,41 +89,16 @@ def cut_power(name: str, recorder: Path, folder: str) -> None:
             passed += not text
         moments += len(recording.cuts())
         promises += len(recording.said)
-    note = f"states of {moments:,} moments, {promises} promises"
+    note = f"states of {moments:,} moments, {promises} promises, HOLDFAST_SEED={SEED}"
     evidence.row(TARGET, name, passed=passed, failed=failed, note=note)
 
 
-# Controls: what these recordings leave on the disk must be found to break promises, or the checks prove nothing.
-
-SABOTAGE: dict[str, Callable[[disk.Recording], disk.Recording]] = {
-    "no syncs": disk.without_syncs,
-    "no syncs of files": lambda recording: disk.without_syncs(recording, lambda file: not file.is_directory),
-    "no syncs of directories": lambda recording: disk.without_syncs(recording, lambda file: file.is_directory),
-    "files synced after their rename": disk.synced_too_late,
-}
-
-_FILES, _NAMES, _LATE = (name for name in SABOTAGE if name != "no syncs")
-
-CONTROLS = {
-    "log_durable": [_FILES, _NAMES],
-    "log_interval": [_FILES, _NAMES],
-    "log_synced": [_FILES, _NAMES],
-    "repair": [_FILES, _NAMES],
-    "checkpoints": [_FILES, _NAMES, _LATE],
-    "atomic": [_FILES, _NAMES, _LATE],
-    "atomic_careless": [_FILES, _NAMES],
-    "state": [_FILES, _NAMES, _LATE],
-    "documents": [_FILES, _NAMES, _LATE],
-    "markers": [_FILES, _LATE],
-}
-
-
 def control(name: str, recorder: Path, folder: str) -> None:
-    """Check that every sabotage of a workload's syncs is noticed."""
+    """Check that every sabotage of what a workload left is noticed, or the checks prove nothing."""
     recording = disk.record(name, recorder)
     noticed: list[str] = []
     missed: list[str] = []
-    for sabotage in ["no syncs", *CONTROLS[name]]:
+    for sabotage in CONTROLS[name]:
         sabotaged = SABOTAGE[sabotage](recording)
         choose = random.Random(f"{SEED} {name} {sabotage}")
         cases = cases_of(sabotaged, 0, choose)
@@ -143,8 +119,7 @@ def main() -> int:
         for name in chosen:
             try:
                 cut_power(name, recorder, folder)
-                if name in CONTROLS:
-                    control(name, recorder, folder)
+                control(name, recorder, folder)
             except Exception:  # noqa: BLE001 - the others are to be seen, too
                 traceback.print_exc()
                 evidence.row(TARGET, f"{name}: the check itself", failed=1)
