@@ -212,9 +212,8 @@ int hf_replace(int64_t file, const char *scratch, const char *path, int flags);
    synced that is no error: there is nothing better to be done. */
 int hf_directory_sync(const char *path);
 
-/* Have the system ask anew which names there are in the directory of `path`: 1 if another machine has it, so that this was of
-   use, otherwise 0, always on Windows. */
-int hf_look_again(const char *path);
+/* Have the system ask anew which names there are in the directory of `path`, where another machine knows that. */
+void hf_look_again(const char *path);
 
 /* Remove the file `path`. */
 int hf_remove(const char *path);

@@ -15,9 +15,8 @@ static int open_to_read(const char *path) {
 int hf_open_to_read(const char *path, int64_t *opened) {
     int fd = open_to_read(path);
     if (fd < 0 && errno == ENOENT) {
-        bool has_asked = hf_look_again(path);
-        errno = ENOENT;
-        fd = has_asked ? open_to_read(path) : -1;
+        hf_look_again(path);
+        fd = open_to_read(path);
     }
     if (fd < 0)
         return hf__open_error(errno);

@@ -95,7 +95,8 @@ static bool belongs_to_another_machine(const struct statfs *kind) {
     case 0x00006969: /* NFS */
     case 0x00c36400: /* Ceph */
     case 0x0bd00bd0: /* Lustre */
-    case 0x5346414f: /* AFS */
+    case 0x5346414f: /* AFS, by OpenAFS and by the kernel */
+    case 0x6b414653:
     case 0x01021997: /* 9P */
         return true;
     default:
@@ -120,7 +121,7 @@ static bool is_elsewhere(int fd, const struct stat *status) {
 #else
     (void)status;
 #endif
-    return hf__sys.fstatfs(fd, &kind) == 0 && belongs_to_another_machine(&kind);
+    return hf__sys.fstatfs(fd, &kind) != 0 || belongs_to_another_machine(&kind); /* a server may not have answered */
 }
 
 bool hf__file_is_on_smb(int fd) {
@@ -156,7 +157,7 @@ void hf__file_close(hf__file file) {
 bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *size) {
     struct stat status;
     if (identity->elsewhere)
-        (void)hf_look_again(path);
+        hf_look_again(path);
     if (hf__sys.lstat(path, &status) != 0)
         return false;
     *size = status.st_size;
@@ -203,12 +204,8 @@ int hf_directory_sync(const char *path) {
 
 /* A client of NFS remembers for up to a minute which names a directory has and which it has not. It asks the server when
    the directory is opened. */
-int hf_look_again(const char *path) {
-    struct stat status;
+void hf_look_again(const char *path) {
     int fd = open_directory_of(path);
-    if (fd < 0)
-        return false;
-    bool elsewhere = hf__sys.fstat(fd, &status) == 0 && is_elsewhere(fd, &status);
-    hf__file_close(fd);
-    return elsewhere;
+    if (fd >= 0)
+        hf__file_close(fd);
 }

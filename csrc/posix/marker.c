@@ -67,6 +67,8 @@ static int publish_unnamed(const char *path, const hf__record *record, int *file
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
+    if (rc == 0 && identity->elsewhere)
+        rc = -EOPNOTSUPP; /* a server of SMB has been told to delete it when it is closed, whatever its names are */
     if (rc == 0 && hf__sys.link_unnamed(fd, path) != 0)
         rc = name_error(errno);
     if (rc == 0)
@@ -80,16 +82,16 @@ static int publish_unnamed(const char *path, const hf__record *record, int *file
 #endif
 }
 
-/* Whether a link was made although link() failed: over NFS the answer can get lost, and the second request then finds the
-   name taken, by itself. */
-static bool was_linked(int fd) {
+/* Whether a link was made although link() failed: over a network the answer can get lost, and the second request then
+   finds the name taken, by itself. */
+static bool was_linked(const char *scratch) {
     struct stat status;
-    return hf__sys.fstat(fd, &status) == 0 && status.st_nlink == 2;
+    return hf__sys.lstat(scratch, &status) == 0 && status.st_nlink == 2;
 }
 
-static int name_by_link(int fd, const char *scratch, const char *path) {
+static int name_by_link(const char *scratch, const char *path) {
     int error = hf__sys.link(scratch, path) == 0 ? 0 : errno;
-    if (error == 0 || (error == EEXIST && was_linked(fd)))
+    if (error == 0 || (error == EEXIST && was_linked(scratch)))
         return 0;
     return unsupported(-error) ? HF_NO_LOCKS : name_error(error);
 }
@@ -100,23 +102,20 @@ static int name_by_rename(const char *scratch, const char *path) {
     return unsupported(-errno) ? HF_NO_LOCKS : name_error(errno);
 }
 
-/* Give the finished scratch file its name: by a hard link or by a rename that does not replace, whichever there is. A
-   rename may replace all the same where a program makes the file system and ignores what it does not know, so it comes
-   second. But over SMB a file that is open by one of its names cannot be opened by another, so nobody could read whose
-   marker it is. */
-static int name_by_either(int fd, const char *scratch, const char *path, bool elsewhere) {
-    int rc = elsewhere ? name_by_rename(scratch, path) : name_by_link(fd, scratch, path);
-    if (rc != HF_NO_LOCKS)
-        return rc;
-    return elsewhere ? name_by_link(fd, scratch, path) : name_by_rename(scratch, path);
+/* Give the finished scratch file its name: by a hard link, or where there are none by a rename that does not replace. A
+   program that makes a file system may ignore what it does not know, and replace all the same. So does a server of SMB:
+   Linux' client looks whether the name is free, and then has it replace whatever has come meanwhile. */
+static int name_by_either(const char *scratch, const char *path, bool on_smb) {
+    int rc = name_by_link(scratch, path);
+    return rc == HF_NO_LOCKS && !on_smb ? name_by_rename(scratch, path) : rc;
 }
 
 /* SFTP has no word for a name that is taken, and refuses it like a link that cannot be made. So where that is refused and
    the name is there, it is taken. If it was removed just now, the next link is made. */
-static int move_into_place(int fd, const char *scratch, const char *path, bool elsewhere) {
+static int move_into_place(const char *scratch, const char *path, bool on_smb) {
     struct stat status;
     for (int i = 0; i < REFUSALS; i++) {
-        int rc = name_by_either(fd, scratch, path, elsewhere);
+        int rc = name_by_either(scratch, path, on_smb);
         if (rc != HF_NO_LOCKS)
             return rc;
         if (hf__sys.lstat(path, &status) == 0)
@@ -150,20 +149,37 @@ static int recognize(int fd, const hf__record *record) {
     return length == expected && memcmp(found, record->text, (size_t)expected) == 0 ? 0 : -ENOENT;
 }
 
-/* Have the marker open by its own name. On some file systems (sshfs, for one) two links to one file have two inode
-   numbers, and that of the scratch file is not the one by which the path will be known. */
+/* Have the marker that was just created open by its own name; `file` is the scratch file, or -1 if it was closed. On some
+   file systems (sshfs, for one) two links to one file have two inode numbers, and that of the scratch file is not the one
+   by which the path will be known. */
 static int reopen(const char *path, const hf__record *record, int *file, hf__identity *identity) {
     int64_t size;
-    if (hf__file_is_at(path, identity, &size))
+    if (*file >= 0 && hf__file_is_at(path, identity, &size))
         return 0;
     hf__file named;
     int rc = hf__marker_open(path, &named, identity);
     if (rc == 0) {
         rc = recognize(named, record);
-        hf__file_close(rc == 0 ? *file : named);
+        int unwanted = rc == 0 ? *file : named;
+        if (unwanted >= 0)
+            hf__file_close(unwanted);
         *file = rc == 0 ? named : *file;
     }
-    return rc == -ENOENT ? HF_BUSY : rc; /* somebody has removed it by force, and may have the lock now */
+    if (rc == -ENOENT)
+        return HF_BUSY; /* somebody has removed it by force, and may have the lock now */
+    if (rc != 0)
+        (void)hf__sys.unlink(path); /* for nobody else would: it names a living owner */
+    return rc;
+}
+
+/* Over SMB one machine cannot open a file by two names at once, so that nobody could read whose marker it is. To have it
+   closed at once, not a second later, see hf__marker_open(). */
+static bool is_closed_for_smb(int fd, const hf__identity *identity) {
+    if (!identity->elsewhere || !hf__file_is_on_smb(fd))
+        return false;
+    (void)hf__lock_drop(fd, HF_OFD);
+    hf__file_close(fd);
+    return true;
 }
 
 static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
@@ -172,17 +188,16 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
+    bool on_smb = rc == 0 && is_closed_for_smb(fd, identity);
+    fd = on_smb ? -1 : fd;
     if (rc == 0)
-        rc = move_into_place(fd, scratch, path, identity->elsewhere);
-    if (rc == 0) {
+        rc = move_into_place(scratch, path, on_smb);
+    if (rc == 0)
         rc = reopen(path, record, &fd, identity);
-        if (rc != 0 && rc != HF_BUSY)
-            (void)hf__sys.unlink(path); /* for nobody else would: it names a living owner */
-    }
     (void)hf__sys.unlink(scratch); /* there is none any more if it was renamed */
     if (rc == 0)
         *file = fd;
-    else
+    else if (fd >= 0)
         hf__file_close(fd);
     return rc;
 }
@@ -238,7 +253,7 @@ int hf__marker_read(hf__file file, char *record, size_t capacity, int64_t *age) 
 static int look(const char *path, const hf__identity *identity) {
     struct stat status;
     if (identity->elsewhere)
-        (void)hf_look_again(path);
+        hf_look_again(path);
     if (hf__sys.lstat(path, &status) != 0)
         return errno == ENOTDIR ? -ENOENT : -errno;
     hf__identity found = {.volume = (uint64_t)status.st_dev, .file = {(uint64_t)status.st_ino, 0}};

@@ -117,7 +117,7 @@ static int sync_file(int fd) {
 static int close_a_copy(int fd) {
     int copy = hf__sys.dup(fd);
     if (copy < 0)
-        return -errno;
+        return sync_file(fd); /* which hears it, too, and needs no descriptor */
     return hf__sys.close(copy) == 0 || errno == EINTR ? 0 : -errno;
 }
 
@@ -138,7 +138,7 @@ static int put_in_place(int fd, const char *scratch, const char *path) {
 
 int hf_replace(int64_t file, const char *scratch, const char *path, int flags) {
     int fd = (int)file;
-    int rc = take_over(path, fd);
+    int rc = flags & HF_NO_REPLACE ? 0 : take_over(path, fd); /* what there is then is none of our business */
     if (rc == 0)
         rc = flags & HF_DURABLE ? sync_file(fd) : close_a_copy(fd);
     if (rc != 0)

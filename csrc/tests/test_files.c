@@ -209,6 +209,38 @@ static void is_reported_over_nfs(int error) {
     expect_a_denied_replacement(NFS, error, -error);
 }
 
+static int no_dup(int fd) {
+    (void)fd;
+    errno = EMFILE;
+    return -1;
+}
+
+static void replaces_without_a_descriptor_left(int variant) {
+    (void)variant;
+    int64_t file;
+    const char *path = test_path("file");
+    write_file(path, "old");
+    CHECK_IS(hf_create(test_path("new"), 0666, &file), 0);
+    hf_sys_set("dup", (void *)no_dup);
+    CHECK_IS(hf_replace(file, test_path("new"), path, 0), 0);
+    CHECK(strcmp(read_text(path), "") == 0);
+    CHECK_IS(close((int)file), 0);
+}
+
+static void takes_nothing_over_from_what_it_must_not_replace(int variant) {
+    (void)variant;
+    int64_t file;
+    struct stat status;
+    const char *path = test_path("file");
+    write_file(path, "old");
+    CHECK_IS(chmod(path, 0666), 0);
+    CHECK_IS(hf_create(test_path("new"), 0600, &file), 0);
+    CHECK_IS(hf_replace(file, test_path("new"), path, HF_NO_REPLACE), -EEXIST);
+    CHECK_IS(fstat((int)file, &status), 0);
+    CHECK_IS(status.st_mode & 0777, 0600);
+    CHECK_IS(close((int)file), 0);
+}
+
 static void misses_the_new_file_over_smb(int variant) {
     (void)variant;
     int64_t file;
@@ -712,6 +744,9 @@ const check_test files_tests[] = {
     {"a file that is open and removed over SMB counts as busy when it is replaced", is_busy_over_smb, ENOENT},
     {"a new file that is missing over SMB is reported", misses_the_new_file_over_smb, 0},
     {"a file that may not be replaced over NFS is reported", is_reported_over_nfs, EACCES},
+    {"a file is replaced when no descriptor is left", replaces_without_a_descriptor_left, 0},
+    {"a new file takes nothing over from one that it must not replace",
+     takes_nothing_over_from_what_it_must_not_replace, 0},
 #endif
     {"a symbolic link is refused, and its target not created", refuses_a_symbolic_link, 0},
     {"a FIFO is refused, without waiting for its other end", refuses_a_fifo, 0},

@@ -342,17 +342,73 @@ static void works_without_hard_links(int error) {
 }
 
 #ifdef __linux__
-static void is_renamed_over_smb(int variant) {
-    (void)variant;
+/* As over SMB, where one machine cannot open a file by two names at once, and a rename replaces what is there. */
+static int scratch_file = -1;
+
+static int smb_open(const char *path, int flags, unsigned mode) {
+    if (strcmp(path, test_path("marker")) == 0 && scratch_file >= 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    int fd = open_without_unnamed_files(path, flags, mode);
+    if (strcmp(path, test_path("scratch")) == 0)
+        scratch_file = fd;
+    return fd;
+}
+
+static int smb_close(int fd) {
+    scratch_file = fd == scratch_file ? -1 : scratch_file;
+    return close(fd);
+}
+
+static void over_smb(void) {
     without_unnamed_files();
+    hf_sys_set("open", (void *)smb_open);
+    hf_sys_set("close", (void *)smb_close);
+    hf_sys_set("rename_new", (void *)rename);
     pretend_file_system(0xfe534d42);
-    error_to_give = EIO;
-    hf_sys_set("link", (void *)failing_link);
+}
+
+static void can_be_read_over_smb(int variant) {
+    (void)variant;
+    over_smb();
     hf_marker *marker;
     CHECK_IS(create("me", &marker), 0);
+    CHECK_IS(scratch_file, -1);
     CHECK_IS(count_files(test_path(".")), 1);
     expect_record(marker, "me");
+    CHECK_IS(hf_marker_remove(marker, 0), 0);
     hf_marker_close(&marker);
+    expect_nothing_left();
+}
+
+static int late_link(const char *from, const char *to) {
+    (void)from;
+    write_file(to, "you"); /* another machine was faster */
+    errno = EEXIST;
+    return -1;
+}
+
+static void does_not_replace_over_smb(int variant) {
+    (void)variant;
+    over_smb();
+    hf_sys_set("link", (void *)late_link);
+    hf_marker *marker;
+    int before = open_files();
+    CHECK_IS(create("me", &marker), HF_BUSY);
+    CHECK(strcmp(read_text(test_path("marker")), "you") == 0);
+    CHECK_IS(count_files(test_path(".")), 1);
+    CHECK_IS(open_files(), before);
+}
+
+static void needs_hard_links_over_smb(int variant) {
+    (void)variant;
+    over_smb();
+    error_to_give = EOPNOTSUPP;
+    hf_sys_set("link", (void *)failing_link);
+    hf_marker *marker;
+    CHECK_IS(create("me", &marker), HF_NO_LOCKS);
+    expect_nothing_left();
 }
 #endif
 
@@ -565,7 +621,9 @@ const check_test markers_tests[] = {
     {"a marker is created where a look at its record is interrupted", works_where_a_look_at_the_record_is_interrupted,
      0},
 #ifdef __linux__
-    {"a marker has only one name over SMB, where an open file cannot be opened by another", is_renamed_over_smb, 0},
+    {"a marker can be read over SMB, where an open file cannot be opened by another name", can_be_read_over_smb, 0},
+    {"a marker never replaces another over SMB, where a rename does", does_not_replace_over_smb, 0},
+    {"a marker needs hard links over SMB", needs_hard_links_over_smb, 0},
 #endif
     {"a marker is busy while who removes it keeps readers away", is_busy_while_its_remover_keeps_readers_away, 0},
     {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},

@@ -173,7 +173,6 @@ int hf_directory_sync(const char *path) {
     return 0;
 }
 
-int hf_look_again(const char *path) {
+void hf_look_again(const char *path) {
     (void)path;
-    return 0;
 }
