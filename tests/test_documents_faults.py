@@ -570,6 +570,28 @@ def test_a_companion_whose_document_has_gone_goes_with_the_next_change_of_a_long
         assert list(store) == ([] if deletes else [key])
 
 
+def test_a_document_that_the_file_server_does_not_answer_for_keeps_its_long_key(path, monkeypatch):
+    kept, changed = "k" * 1000, "l" * 1000
+    with DocumentStore(path) as store:
+        store[kept] = 1
+        store.flush()
+        unanswered = {str(path / name) for name in files(path)}
+        store[changed] = 1
+    lstat = os.lstat
+
+    def forgetful(name, **settings):
+        if name in unanswered:
+            raise OSError(errno.ESTALE, "stale", name)
+        return lstat(name, **settings)
+
+    with DocumentStore(path) as store, monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", forgetful)
+        store[changed] = 2
+        store.flush()
+    with DocumentStore(path) as store:
+        assert set(store) == {kept, changed}
+
+
 @posix_only
 def test_a_durable_deletion_is_synced(path):
     calls = []

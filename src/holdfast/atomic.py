@@ -210,7 +210,7 @@ class AtomicFile(_OfKind["Kind"]):
         A server of SMB denies to replace a file that somebody has open. Linux' client removes it then and tries again;
         and nothing can have its name until it is closed.
         """
-        if not (self._denied and self._existed and _is_missing(self._target)):
+        if not (self._denied and self._existed and is_missing(self._target)):
             return ""
         # Where it cannot have another name, it has this one until the process has ended.
         name = next(filter(self._is_moved_to, rescue_paths(self._target)), self._scratch)
@@ -233,13 +233,19 @@ def _write_all(descriptor: int, content: memoryview) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def _is_missing(path: str) -> bool:
+def is_missing(path: str) -> bool:
+    """Whether there is certainly nothing at a path, not even a link: a server that does not answer says nothing.
+
+    >>> from holdfast.atomic import is_missing
+    >>> is_missing(".")
+    False
+    """
     try:
         os.lstat(path)
     except FileNotFoundError:
         return True
     except OSError:
-        return False  # nobody knows
+        return False
     return False
 
 

@@ -21,7 +21,7 @@ from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
 from holdfast._keys import bytes_of, check_suffix, companion_of, document_of, is_long, key_of, name_of
 from holdfast._write_behind import Document, Queue
-from holdfast.atomic import replacing
+from holdfast.atomic import is_missing, replacing
 from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
@@ -675,7 +675,7 @@ class DocumentStore(Mapping):
         try:
             _put(document.path, data, durable=self._durable)
         except PermissionError:
-            if not os.path.lexists(document.path):  # a client of SMB has removed it: nobody else has
+            if is_missing(document.path):  # a client of SMB has removed it: nobody else has
                 with self._mutex:
                     _see(document, Contents(None, None))
             raise
@@ -704,7 +704,7 @@ class DocumentStore(Mapping):
             for name in os.listdir(self._directory):
                 document = document_of(name)
                 # Not by the list alone, which may lack what is renamed meanwhile.
-                if document and not os.path.lexists(os.path.join(self._directory, document)):
+                if document and is_missing(os.path.join(self._directory, document)):
                     os.unlink(os.path.join(self._directory, name))
 
     def _finish(self, operation: Operation, took: float) -> None:
