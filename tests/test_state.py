@@ -64,6 +64,19 @@ def test_a_file_that_does_not_exist_is_the_default_at_revision_0(path):
     assert os.listdir(path.parent) == []
 
 
+def test_no_new_state_begins_while_the_old_one_is_where_a_file_server_left_it(path):
+    rescued = Path(f"{path}.rescued")
+    StateFile(path).save({"n": 1})
+    os.rename(path, rescued)
+    state = StateFile(path)
+    for begin in (state.load, lambda: state.save({}), state.edit().__enter__):
+        with pytest.raises(FileNotFoundError, match="rename that file to it") as raised:
+            begin()
+        assert repr(str(rescued)) in str(raised.value)
+    os.rename(rescued, path)
+    assert state.load().data == {"n": 1}
+
+
 def test_a_file_without_a_revision_is_at_revision_0(path):
     path.write_text('{"theme": "dark"}')
     snapshot = StateFile(path).load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -18,7 +19,7 @@ from holdfast._changes import identical
 from holdfast._conflict import StateConflict
 from holdfast._contents import Contents, fingerprint
 from holdfast._formats import Unreadable, format_of
-from holdfast._temporary import this_process
+from holdfast._temporary import rescue_paths, this_process
 from holdfast._typed import converters
 from holdfast.atomic import replacing, target_of
 from holdfast.locks import FileLock
@@ -280,6 +281,8 @@ class StateFile(OfData["Data"]):
         if known is not None and known.contents.data == contents.data is not None:
             known = replace(known, contents=contents)
         else:
+            if contents.data is None:
+                _refuse_if_rescued(path)
             known = self._understand(path, contents)
         self._known = known
         return known
@@ -575,6 +578,17 @@ def naps(attempts: int) -> Iterator[float]:
     return (
         random.uniform(0, min(_SHORTEST_NAP * 2 ** min(number, 20), _LONGEST_NAP)) for number in range(attempts - 1)
     )
+
+
+def _refuse_if_rescued(path: str) -> None:
+    """Begin no new state while the old one is beside its place, where a file server left it: see atomic.py."""
+    rescued = next(rescue_paths(os.path.realpath(path)))
+    if os.path.lexists(rescued):
+        text = (
+            f"there is no state here, but {rescued!r}, which a file server did not let take its place; rename that "
+            "file to it, or remove it to begin anew"
+        )
+        raise FileNotFoundError(errno.ENOENT, text, path)
 
 
 def _make(path: str, settings: dict[str, Any]) -> StateFile[Any]:
