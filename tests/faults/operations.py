@@ -770,6 +770,10 @@ def _others() -> list[Operation]:
 
 
 def _usual() -> list[Operation]:
+    return [*_locks(), *_logs(), *_files(), *_states(), *_documents()]
+
+
+def _locks() -> list[Operation]:
     return [
         Locking("FileLock, a new file", FileLock, there=False),
         Locking("FileLock", FileLock, there=True),
@@ -782,6 +786,11 @@ def _usual() -> list[Operation]:
         Soft("SoftFileLock", _soft, there=False),
         Breaking("SoftFileLock of a dead owner", _soft, there=True),
         _lacking("unnamed files", Soft("SoftFileLock, no unnamed files", _soft, there=False)),
+    ]
+
+
+def _logs() -> list[Operation]:
+    return [
         Logging("append, a new file", b""),
         Logging("append"),
         Logging("append, the next one", first=False),
@@ -803,6 +812,11 @@ def _usual() -> list[Operation]:
         Repairing("repair, at the end", "end"),
         Repairing("repair, compressed", "middle", zipped=True),
         Checkpointing("checkpoint"),
+    ]
+
+
+def _files() -> list[Operation]:
+    return [
         Replacing("replace, the first of a process", warm=False),
         Replacing("replace"),
         Replacing("replace, a new file", there=False),
@@ -811,6 +825,11 @@ def _usual() -> list[Operation]:
         Replacing("replace, with a lock", lock=True, timeout=AT_MOST),
         Replacing("replace, with git's lock", lock="git", block=True),
         Replacing("replace, nothing", there=False, overwrite=False),
+    ]
+
+
+def _states() -> list[Operation]:
+    return [
         Changing("state: save", "save"),
         Changing("state: edit", "edit"),
         Changing("state: update", "update"),
@@ -819,6 +838,11 @@ def _usual() -> list[Operation]:
         Looking("state: history", "history", history=True),
         Looking("state: at", "at", history=True),
         PruningHistory("state: prune history", "prune", history=True),
+    ]
+
+
+def _documents() -> list[Operation]:
+    return [
         Storing("document: assign", "assign"),
         Storing("document: assign, a long key", "assign", key="k" * 300),
         Storing("document: assign, durable", "assign", durable=True),
