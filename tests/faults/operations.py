@@ -86,6 +86,7 @@ class Locking(Operation):
         return not is_free(self.path(folder))
 
     def found(self, folder: Path, ending: Ending) -> str:
+        # A lock leaves nothing to be found: act() sees that it is held, and who watches that it is free again.
         return "new" if ending.how == "done" else "old"
 
     def again(self, folder: Path, ending: Ending) -> None:
