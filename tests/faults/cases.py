@@ -189,7 +189,7 @@ class Case:
                 if self.ending.how == "died":
                     status = _reaped(pid)
                 self.hit = trap.hit
-                if not self._fault.turn or not self.hit:
+                if not self._fault.nth or not self.hit:
                     self.seen = trap.calls()
                 self._look(folder)
                 if self.ending.how != "died":
