@@ -125,7 +125,7 @@ def is_free(path: Path) -> bool:
     return True
 
 
-def _is_free_soon(path: Path) -> bool:
+def is_free_soon(path: Path) -> bool:
     """The same, if a thread is just letting go of it."""
     deadline = time.monotonic() + SOON
     while not is_free(path):
@@ -225,7 +225,7 @@ class Case:
             expect(str(folder) in ending.text, "the message does not name the path")
         for path in folder.rglob("*"):
             if path.is_file() and not operation.may_be_locked(ending):
-                expect(_is_free_soon(path), f"{path.name} is left locked")
+                expect(is_free_soon(path), f"{path.name} is left locked")
         state = operation.found(folder, ending)
         if ending.how == "done":
             expect(state == "new", "it returned, and has not happened")

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cases import Broken, Ending, Operation, expect, is_free
-from trap import Trap
+from cases import Broken, Ending, Operation, expect, is_free, is_free_soon
+from trap import NUMBERS, Trap
 
 from holdfast import (
     BaseFileLock,
@@ -367,10 +368,21 @@ class Syncing(Logging):
         return True
 
 
+def _sleeps(thread: threading.Thread) -> bool:
+    call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text()  # its number comes first
+    return call.startswith(f"{NUMBERS['clock_nanosleep']} ")
+
+
 class Closing(Syncing):
-    """Close a durable log, whose thread is just beginning to sleep until it has to sync it."""
+    """Close a durable log, whose thread sleeps until it has to sync it."""
 
     has_threads = True
+
+    def begin(self, folder: Path) -> None:
+        super().begin(folder)
+        thread = next(thread for thread in threading.enumerate() if thread.name == "holdfast-sync")
+        while not _sleeps(thread):
+            pass
 
     def act(self, folder: Path, trap: Trap) -> None:
         self.log.close()
@@ -660,11 +672,12 @@ class Storing(Operation):
         self.store["other"] = [1]
         self.store[self._key] = ["old"]
         self.store.flush()
-        while not is_free(folder / "store" / ".lock"):
-            pass  # the thread is just letting go of it
+        is_free_soon(folder / "store" / ".lock")
 
     def act(self, folder: Path, trap: Trap) -> None:
         getattr(self, self._how)()
+        with trap.paused():
+            is_free_soon(folder / "store" / ".lock")  # the thread lets go of it when all is done
 
     def assign(self) -> None:
         self.store[self._key] = ["new"]

@@ -35,6 +35,7 @@ typedef struct {
 /* Shared by the process that is meddled with and the one that watches it, so that it outlives the first. */
 typedef struct {
     int32_t armed;
+    int32_t paused;      /* a thread whose calls are let alone all the same; 0 for none */
     int32_t number, nth; /* which call it is: of this number the nth, from 1. What other calls there are may vary. */
     int32_t how;         /* what becomes of it */
     int32_t error;       /* with FAIL, and of what follows a CUT; 0 there for death */
@@ -174,12 +175,16 @@ static long decide(faults_call *call) {
     return result;
 }
 
+static bool counts_now(void) {
+    return area->armed && (area->paused == 0 || area->paused != faults_raw(SYS_gettid, 0, 0, 0, 0, 0, 0));
+}
+
 static void on_trap(int number, siginfo_t *info, void *context) {
     (void)number;
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     faults_call call = {.number = info->si_syscall,
                         .arguments = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8], r[REG_R9]}};
-    r[REG_RAX] = area->armed ? decide(&call) : make(&call);
+    r[REG_RAX] = counts_now() ? decide(&call) : make(&call);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ *

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ class _Call(ctypes.Structure):
 
 class _Area(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("armed", "number", "nth", "how", "error", "size", "times")),
+        *((name, ctypes.c_int32) for name in ("armed", "paused", "number", "nth", "how", "error", "size", "times")),
         *((name, ctypes.c_int32) for name in ("no_unnamed_files", "no_rename_flags", "count", "hit", "left", "go")),
         ("counts", ctypes.c_int32 * 512),
         ("others", ctypes.c_uint8 * 512),
@@ -137,7 +138,7 @@ class Trap:
     def set(self, fault: Fault, lacking: frozenset[str] = frozenset()) -> None:
         """Say what is to happen, and on what kind of file system."""
         area = self._area
-        area.armed = area.count = area.hit = area.left = area.go = 0
+        area.armed = area.paused = area.count = area.hit = area.left = area.go = 0
         area.number, area.nth, area.how, area.error, area.size, area.times = fault[:6]
         area.no_unnamed_files = "unnamed files" in lacking
         area.no_rename_flags = "rename flags" in lacking
@@ -181,14 +182,14 @@ class Trap:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the calls alone in a with block."""
-        self._area.armed = 0
+        """Leave the calls of this thread alone in a with block."""
+        self._area.paused = threading.get_native_id()
         os.access(MARK, os.F_OK)
         try:
             yield
         finally:
             os.access(MARK, os.F_OK)
-            self._area.armed = 1
+            self._area.paused = 0
 
     @property
     def hit(self) -> bool:
