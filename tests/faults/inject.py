@@ -21,7 +21,7 @@ from multiprocessing.pool import Pool
 import table
 import trap
 import truth
-from cases import Case, Operation, count, rehearse, strikes_the_cleaning_up
+from cases import Case, Operation, count, rehearse, strikes_the_cleaning_up, take_all_places
 from operations import operations
 from trap import Call, Fault, Trap
 
@@ -32,7 +32,7 @@ SHOWN = 8  # problems of an operation
 SHARE = 50  # cases that a process runs at a time
 SEED = 7
 ATTEMPTS = 3  # at coming to a call, where threads take turns
-NOT_TRACED = "strace makes no file system lack anything, and is seen by what looks at other processes"
+NOT_TRACED = "strace makes no file system lack anything, and what varies cannot be compared"
 NO_SAMPLES = f"strace counts the calls of threads apart; {NOT_TRACED}"
 POLLED = ("FileLock", "lock_all", "append")
 NAMED = [part for part in sys.argv[1:] if part != "--polling"]
@@ -62,10 +62,12 @@ def _get_ready(room: str) -> None:
     gc.freeze()  # what is there already need not be looked at again in every case
 
 
-def _get_trap() -> None:
+def _begin_to_run() -> None:
+    """Make this process one of those that run cases."""
     global _trap
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _trap = Trap()  # each process needs its own
+    take_all_places()
 
 
 def _count(name: str) -> tuple[str, list[Call], str]:
@@ -81,8 +83,7 @@ def _run(share: tuple[str, list[tuple[Fault, Call]]]) -> tuple[str, int, int, li
             case = Case(_operations[name], fault, call, _trap, _room)
             if case.hit or case.problem:
                 break
-        may_miss = _operations[name].has_threads or _operations[name].looks_around
-        problem = case.problem or ("" if case.hit or may_miss else "it did not come to the call")
+        problem = case.problem or ("" if case.hit or _operations[name].varies else "it did not come to the call")
         missed += not case.hit and not problem
         if problem:
             problems.append(f"{name}: {table.in_words(fault, call)}: {problem} [{case.ending}]")
@@ -215,7 +216,7 @@ def inject() -> None:
     try:
         _get_ready(room)
         _check_table()
-        with get_context("fork").Pool(os.cpu_count(), _get_trap) as pool:
+        with get_context("fork").Pool(os.cpu_count(), _begin_to_run) as pool:
             seen = _count_all(pool)
             _check_truth(pool, seen)
             _inject(pool, seen)

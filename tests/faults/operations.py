@@ -135,14 +135,43 @@ class LockingAll(Locking):
         return not any(is_free(folder / name) for name in "abc")
 
 
+_HOLDING = """
+import fcntl, sys
+for line in sys.stdin:
+    file = None
+    if line.strip():
+        file = open(line.strip(), "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    print("done", flush=True)
+"""
+
+
+@cache
+def _holder(_watching: int) -> subprocess.Popen[bytes]:
+    """A process that holds locks for the one that watches.
+
+    Who waits looks at every descriptor of the holder, and the one that watches has now more and now fewer.
+    """
+    return subprocess.Popen([sys.executable, "-c", _HOLDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _hold(path: Path | None) -> None:
+    """Have that process hold this lock, or none, and no other."""
+    holder = _holder(os.getpid())
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdin.write(b"%s\n" % (b"" if path is None else bytes(path)))
+    holder.stdin.flush()
+    holder.stdout.readline()
+
+
 class Waiting(Locking):
     """Wait for a lock that another process holds, in vain."""
 
-    looks_around = True
+    varies = True
 
     def prepare(self, folder: Path) -> None:
-        self.holder = FileLock(self.path(folder))
-        self.holder.acquire()
+        _hold(self.path(folder))
 
     def act(self, folder: Path, trap: Trap) -> None:
         try:
@@ -163,7 +192,7 @@ class Waiting(Locking):
         raise Broken("the lock of another process was acquired")
 
     def elsewhere(self, folder: Path, ending: Ending) -> None:
-        self.holder.release()
+        _hold(None)
         super().elsewhere(folder, ending)
 
 
@@ -740,23 +769,18 @@ def _lacking(what: str, operation: Operation) -> Operation:
     return operation
 
 
-def _metered(operation: Operation) -> Operation:
-    operation.looks_around = True  # for a place among the processes that count
-    return operation
-
-
 def _others() -> list[Operation]:
     return [
         Locking("FileLock, shared", lambda path: FileLock(path, shared=True), there=True),
         Locking("FileLock, for all threads", lambda path: FileLock(path, thread_local=False), there=True),
         Locking("FileLock, mode", lambda path: FileLock(path, mode=0o600), there=False),
-        _metered(Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True)),
+        Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True),
         Locking("FileLock, ofd, a new file", lambda path: FileLock(path, kind="ofd"), there=False),
         Soft("SoftFileLock, mode", lambda path: SoftFileLock(path, mode=0o600), there=False),
-        _metered(Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False)),
+        Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False),
         _lacking("unnamed files", Breaking("SoftFileLock of a dead owner, no unnamed files", _soft, there=True)),
-        _metered(Logging("append, metrics", metrics="faults")),
-        _metered(Logging("append, durable, metrics, an old file", durable=True, metrics="faults")),
+        Logging("append, metrics", metrics="faults"),
+        Logging("append, durable, metrics, an old file", durable=True, metrics="faults"),
         Logging("append, mode", b"", mode=0o600),
         Batch("extend, durable", durable=True),
         Batch("extend, behind a torn line", _line(1) + _line(2)[:20]),
@@ -769,14 +793,14 @@ def _others() -> list[Operation]:
         Replacing("replace, with git's lock, not durable", lock="git", durable=False),
         Replacing("replace, with a lock, not durable", lock=True, timeout=AT_MOST, durable=False),
         Changing("state: save, not durable", "save", durable=False),
-        _metered(Changing("state: save, metrics", "save", metrics="faults")),
+        Changing("state: save, metrics", "save", metrics="faults"),
         Changing("state: update with history, not durable", "update", history=True, durable=False),
         Changing("state: edit, yaml", "edit", ".yaml"),
         Changing("state: edit with history, yaml", "edit", ".yaml", history=True),
         Changing("state: save, toml", "save", ".toml"),
         Looking("state: load, yaml", "load", ".yaml"),
         Looking("state: load, toml", "load", ".toml"),
-        _metered(Storing("document: assign, metrics", "assign", metrics="faults")),
+        Storing("document: assign, metrics", "assign", metrics="faults"),
         Storing("document: delete, durable", "delete", durable=True),
         Storing("document: delete, a long key", "delete", key="k" * 300),
         Storing("document: read, a long key", "read", key="k" * 300),
