@@ -146,7 +146,10 @@ def _descriptors() -> dict[str, str]:
 
 
 class Case:
-    """A run of an operation. `problem` says what was wrong afterwards, or is empty."""
+    """A run of an operation. `problem` says what was wrong afterwards, or is empty.
+
+    `hit` is whether the fault struck, and `littered` whether a temporary file stayed.
+    """
 
     traced = False
     """Whether it is strace that makes the call go wrong."""
@@ -156,6 +159,7 @@ class Case:
         self.problem = ""
         self.seen: list[Call] = []
         self.hit = False
+        self.littered = False
         self._operation, self._fault, self._trap = operation, fault, trap
         operation.cleaning_up_fails = call is not None and strikes_the_cleaning_up(fault, call)
         operation.disk_is_gone = fault.how == FAIL and fault.times == 0
@@ -233,8 +237,9 @@ class Case:
             expect(state == "new", "it returned, and has not happened")
         elif ending.how == "raised" and not operation.is_unsure(ending):
             expect(state == "old", "it raised, and has happened")
+        litter = [path.name for path in set(folder.rglob("*")) - self._there if path.suffix in {".tmp", ".new"}]
+        self.littered = bool(litter)
         if ending.how != "died" and not operation.cleaning_up_fails:
-            litter = [path.name for path in set(folder.rglob("*")) - self._there if path.suffix in {".tmp", ".new"}]
             expect(not litter, f"{litter} left behind")
 
     def _look_for_litter(self, folder: Path) -> None:
