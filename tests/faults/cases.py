@@ -20,10 +20,12 @@ from pathlib import Path
 import table
 from trap import FAIL, NO_FAULT, Call, Fault, Trap
 
-from holdfast import _temporary, write_text
+from holdfast import _core, _temporary, write_text
+from holdfast._native import lib
 
 _temporary._REST = 10**18  # how soon a directory is searched again for litter does not depend on how fast that is
 PATIENCE = 600  # seconds after which an operation hangs
+PLACES = 128  # HF__METER_ROWS of the core
 SOON = 10  # seconds after which a thread has let go of a lock
 
 
@@ -62,8 +64,8 @@ class Operation:
     """Whether an error leaves open if it has happened, as the documentation says."""
 
     has_threads = False
-    looks_around = False
-    """Whether its calls depend on what other processes there are."""
+    varies = False
+    """Whether it makes calls more or less often: tries in the time there is, reads of what others have locked."""
     stage = ""
     cleaning_up_fails = False
     """Whether what goes wrong may strike the removal of a temporary file."""
@@ -125,7 +127,7 @@ def is_free(path: Path) -> bool:
     return True
 
 
-def _is_free_soon(path: Path) -> bool:
+def is_free_soon(path: Path) -> bool:
     """The same, if a thread is just letting go of it."""
     deadline = time.monotonic() + SOON
     while not is_free(path):
@@ -144,7 +146,10 @@ def _descriptors() -> dict[str, str]:
 
 
 class Case:
-    """A run of an operation. `problem` says what was wrong afterwards, or is empty."""
+    """A run of an operation. `problem` says what was wrong afterwards, or is empty.
+
+    `hit` is whether the fault struck, and `littered` whether a temporary file stayed.
+    """
 
     traced = False
     """Whether it is strace that makes the call go wrong."""
@@ -154,6 +159,7 @@ class Case:
         self.problem = ""
         self.seen: list[Call] = []
         self.hit = False
+        self.littered = False
         self._operation, self._fault, self._trap = operation, fault, trap
         operation.cleaning_up_fails = call is not None and strikes_the_cleaning_up(fault, call)
         operation.disk_is_gone = fault.how == FAIL and fault.times == 0
@@ -189,7 +195,7 @@ class Case:
                 if self.ending.how == "died":
                     status = _reaped(pid)
                 self.hit = trap.hit
-                if not self._fault.turn or not self.hit:
+                if not self._fault.nth or not self.hit:
                     self.seen = trap.calls()
                 self._look(folder)
                 if self.ending.how != "died":
@@ -225,14 +231,15 @@ class Case:
             expect(str(folder) in ending.text, "the message does not name the path")
         for path in folder.rglob("*"):
             if path.is_file() and not operation.may_be_locked(ending):
-                expect(_is_free_soon(path), f"{path.name} is left locked")
+                expect(is_free_soon(path), f"{path.name} is left locked")
         state = operation.found(folder, ending)
         if ending.how == "done":
             expect(state == "new", "it returned, and has not happened")
         elif ending.how == "raised" and not operation.is_unsure(ending):
             expect(state == "old", "it raised, and has happened")
+        litter = [path.name for path in set(folder.rglob("*")) - self._there if path.suffix in {".tmp", ".new"}]
+        self.littered = bool(litter)
         if ending.how != "died" and not operation.cleaning_up_fails:
-            litter = [path.name for path in set(folder.rglob("*")) - self._there if path.suffix in {".tmp", ".new"}]
             expect(not litter, f"{litter} left behind")
 
     def _look_for_litter(self, folder: Path) -> None:
@@ -324,6 +331,22 @@ def rehearse(operation: Operation, trap: Trap, room: str) -> None:
         operation.end()
     finally:
         shutil.rmtree(folder)
+
+
+def take_all_places() -> None:
+    """Have metrics of this process's own, in which every place but its own is that of a process that has ended.
+
+    So each case takes such a place over, and comes to it by the same calls, whatever has run before or runs beside it.
+    """
+    _core._pool = lib.hf_pool_new(_core._MAX_IDLE, lib.HF_POLL_ONLY if os.environ.get("HOLDFAST_WAIT") == "poll" else 0)
+    meter = _core.meter_of("faults")
+    _core.meter_add(meter, _core.WRITES, 0)  # who counts takes a place
+    for _ in range(PLACES - 1):
+        pid = os.fork()
+        if pid == 0:
+            _core.meter_add(meter, _core.WRITES, 0)
+            os._exit(0)
+        os.waitpid(pid, 0)
 
 
 def count(operation: Operation, trap: Trap, room: str) -> tuple[list[Call], str]:

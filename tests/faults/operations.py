@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cases import Broken, Ending, Operation, expect, is_free
-from trap import Trap
+from cases import Broken, Ending, Operation, expect, is_free, is_free_soon
+from trap import NUMBERS, Trap
 
 from holdfast import (
     BaseFileLock,
@@ -86,6 +87,7 @@ class Locking(Operation):
         return not is_free(self.path(folder))
 
     def found(self, folder: Path, ending: Ending) -> str:
+        # A lock leaves nothing to be found: act() sees that it is held, and who watches that it is free again.
         return "new" if ending.how == "done" else "old"
 
     def again(self, folder: Path, ending: Ending) -> None:
@@ -133,14 +135,43 @@ class LockingAll(Locking):
         return not any(is_free(folder / name) for name in "abc")
 
 
+_HOLDING = """
+import fcntl, sys
+for line in sys.stdin:
+    file = None
+    if line.strip():
+        file = open(line.strip(), "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    print("done", flush=True)
+"""
+
+
+@cache
+def _holder(_watching: int) -> subprocess.Popen[bytes]:
+    """A process that holds locks for the one that watches.
+
+    Who waits looks at every descriptor of the holder, and the one that watches has now more and now fewer.
+    """
+    return subprocess.Popen([sys.executable, "-c", _HOLDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _hold(path: Path | None) -> None:
+    """Have that process hold this lock, or none, and no other."""
+    holder = _holder(os.getpid())
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdin.write(b"%s\n" % (b"" if path is None else bytes(path)))
+    holder.stdin.flush()
+    holder.stdout.readline()
+
+
 class Waiting(Locking):
     """Wait for a lock that another process holds, in vain."""
 
-    looks_around = True
+    varies = True
 
     def prepare(self, folder: Path) -> None:
-        self.holder = FileLock(self.path(folder))
-        self.holder.acquire()
+        _hold(self.path(folder))
 
     def act(self, folder: Path, trap: Trap) -> None:
         try:
@@ -161,7 +192,7 @@ class Waiting(Locking):
         raise Broken("the lock of another process was acquired")
 
     def elsewhere(self, folder: Path, ending: Ending) -> None:
-        self.holder.release()
+        _hold(None)
         super().elsewhere(folder, ending)
 
 
@@ -366,10 +397,21 @@ class Syncing(Logging):
         return True
 
 
+def _sleeps(thread: threading.Thread) -> bool:
+    call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text()  # its number comes first
+    return call.startswith(f"{NUMBERS['clock_nanosleep']} ")
+
+
 class Closing(Syncing):
-    """Close a durable log, whose thread is just beginning to sleep until it has to sync it."""
+    """Close a durable log, whose thread sleeps until it has to sync it."""
 
     has_threads = True
+
+    def begin(self, folder: Path) -> None:
+        super().begin(folder)
+        thread = next(thread for thread in threading.enumerate() if thread.name == "holdfast-sync")
+        while not _sleeps(thread):
+            pass
 
     def act(self, folder: Path, trap: Trap) -> None:
         self.log.close()
@@ -659,11 +701,12 @@ class Storing(Operation):
         self.store["other"] = [1]
         self.store[self._key] = ["old"]
         self.store.flush()
-        while not is_free(folder / "store" / ".lock"):
-            pass  # the thread is just letting go of it
+        is_free_soon(folder / "store" / ".lock")
 
     def act(self, folder: Path, trap: Trap) -> None:
         getattr(self, self._how)()
+        with trap.paused():
+            is_free_soon(folder / "store" / ".lock")  # the thread lets go of it when all is done
 
     def assign(self) -> None:
         self.store[self._key] = ["new"]
@@ -726,23 +769,18 @@ def _lacking(what: str, operation: Operation) -> Operation:
     return operation
 
 
-def _metered(operation: Operation) -> Operation:
-    operation.looks_around = True  # for a place among the processes that count
-    return operation
-
-
 def _others() -> list[Operation]:
     return [
         Locking("FileLock, shared", lambda path: FileLock(path, shared=True), there=True),
         Locking("FileLock, for all threads", lambda path: FileLock(path, thread_local=False), there=True),
         Locking("FileLock, mode", lambda path: FileLock(path, mode=0o600), there=False),
-        _metered(Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True)),
+        Locking("FileLock, metrics", lambda path: FileLock(path, metrics="faults"), there=True),
         Locking("FileLock, ofd, a new file", lambda path: FileLock(path, kind="ofd"), there=False),
         Soft("SoftFileLock, mode", lambda path: SoftFileLock(path, mode=0o600), there=False),
-        _metered(Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False)),
+        Soft("SoftFileLock, metrics", lambda path: SoftFileLock(path, metrics="faults"), there=False),
         _lacking("unnamed files", Breaking("SoftFileLock of a dead owner, no unnamed files", _soft, there=True)),
-        _metered(Logging("append, metrics", metrics="faults")),
-        _metered(Logging("append, durable, metrics, an old file", durable=True, metrics="faults")),
+        Logging("append, metrics", metrics="faults"),
+        Logging("append, durable, metrics, an old file", durable=True, metrics="faults"),
         Logging("append, mode", b"", mode=0o600),
         Batch("extend, durable", durable=True),
         Batch("extend, behind a torn line", _line(1) + _line(2)[:20]),
@@ -755,14 +793,14 @@ def _others() -> list[Operation]:
         Replacing("replace, with git's lock, not durable", lock="git", durable=False),
         Replacing("replace, with a lock, not durable", lock=True, timeout=AT_MOST, durable=False),
         Changing("state: save, not durable", "save", durable=False),
-        _metered(Changing("state: save, metrics", "save", metrics="faults")),
+        Changing("state: save, metrics", "save", metrics="faults"),
         Changing("state: update with history, not durable", "update", history=True, durable=False),
         Changing("state: edit, yaml", "edit", ".yaml"),
         Changing("state: edit with history, yaml", "edit", ".yaml", history=True),
         Changing("state: save, toml", "save", ".toml"),
         Looking("state: load, yaml", "load", ".yaml"),
         Looking("state: load, toml", "load", ".toml"),
-        _metered(Storing("document: assign, metrics", "assign", metrics="faults")),
+        Storing("document: assign, metrics", "assign", metrics="faults"),
         Storing("document: delete, durable", "delete", durable=True),
         Storing("document: delete, a long key", "delete", key="k" * 300),
         Storing("document: read, a long key", "read", key="k" * 300),
@@ -770,6 +808,10 @@ def _others() -> list[Operation]:
 
 
 def _usual() -> list[Operation]:
+    return [*_locks(), *_logs(), *_files(), *_states(), *_documents()]
+
+
+def _locks() -> list[Operation]:
     return [
         Locking("FileLock, a new file", FileLock, there=False),
         Locking("FileLock", FileLock, there=True),
@@ -782,6 +824,11 @@ def _usual() -> list[Operation]:
         Soft("SoftFileLock", _soft, there=False),
         Breaking("SoftFileLock of a dead owner", _soft, there=True),
         _lacking("unnamed files", Soft("SoftFileLock, no unnamed files", _soft, there=False)),
+    ]
+
+
+def _logs() -> list[Operation]:
+    return [
         Logging("append, a new file", b""),
         Logging("append"),
         Logging("append, the next one", first=False),
@@ -803,6 +850,11 @@ def _usual() -> list[Operation]:
         Repairing("repair, at the end", "end"),
         Repairing("repair, compressed", "middle", zipped=True),
         Checkpointing("checkpoint"),
+    ]
+
+
+def _files() -> list[Operation]:
+    return [
         Replacing("replace, the first of a process", warm=False),
         Replacing("replace"),
         Replacing("replace, a new file", there=False),
@@ -811,6 +863,11 @@ def _usual() -> list[Operation]:
         Replacing("replace, with a lock", lock=True, timeout=AT_MOST),
         Replacing("replace, with git's lock", lock="git", block=True),
         Replacing("replace, nothing", there=False, overwrite=False),
+    ]
+
+
+def _states() -> list[Operation]:
+    return [
         Changing("state: save", "save"),
         Changing("state: edit", "edit"),
         Changing("state: update", "update"),
@@ -819,6 +876,11 @@ def _usual() -> list[Operation]:
         Looking("state: history", "history", history=True),
         Looking("state: at", "at", history=True),
         PruningHistory("state: prune history", "prune", history=True),
+    ]
+
+
+def _documents() -> list[Operation]:
+    return [
         Storing("document: assign", "assign"),
         Storing("document: assign, a long key", "assign", key="k" * 300),
         Storing("document: assign, durable", "assign", durable=True),

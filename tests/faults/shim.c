@@ -35,14 +35,16 @@ typedef struct {
 /* Shared by the process that is meddled with and the one that watches it, so that it outlives the first. */
 typedef struct {
     int32_t armed;
-    int32_t turn, how; /* what becomes of this call, counted from 1 */
-    int32_t number;    /* if it is of this number: the next run may take another way */
-    int32_t error;     /* with FAIL, and of what follows a CUT; 0 there for death */
-    int32_t size;      /* with CUT: how many bytes are read or written */
-    int32_t times;     /* how many calls of this number fail, from here on; 0 for every later one in `others` */
+    int32_t paused;      /* a thread whose calls are let alone all the same; 0 for none */
+    int32_t number, nth; /* which call it is: of this number the nth, from 1. What other calls there are may vary. */
+    int32_t how;         /* what becomes of it */
+    int32_t error;       /* with FAIL, and of what follows a CUT; 0 there for death */
+    int32_t size;        /* with CUT: how many bytes are read or written */
+    int32_t times;       /* how many calls of this number fail, from here on; 0 for every later one in `others` */
     int32_t no_unnamed_files, no_rename_flags; /* a file system that lacks these */
     int32_t count, hit, left;
     int32_t go; /* for who waits for strace */
+    int32_t counts[NUMBERS];
     uint8_t others[NUMBERS];
     uint8_t trapped[NUMBERS];
     faults_call calls[MOST];
@@ -132,10 +134,8 @@ static void note_path(faults_call *call) {
     faults_raw(SYS_readlink, (long)link, (long)call->path, sizeof call->path - 1, 0, 0, 0);
 }
 
-/* Whether something is to become of this call: it is the one that was chosen, or the fault goes on with it. */
-static bool is_struck(const faults_call *call, int turn) {
-    if (area->turn == turn)
-        return area->number == call->number;
+/* Whether the fault goes on with a call that is not the one that was chosen. */
+static bool is_struck_too(const faults_call *call) {
     if (area->times == 0)
         return area->hit && area->others[call->number];
     return area->left > 0 && area->number == call->number;
@@ -165,12 +165,18 @@ static long decide(faults_call *call) {
     int turn = __atomic_add_fetch(&area->count, 1, __ATOMIC_SEQ_CST);
     if (turn > MOST)
         return make(call);
-    if (area->turn == 0)
+    int nth = __atomic_add_fetch(&area->counts[call->number], 1, __ATOMIC_SEQ_CST);
+    if (area->nth == 0)
         note_path(call);
     area->calls[turn - 1] = *call;
-    long result = is_struck(call, turn) ? strike(call, turn == area->turn) : make(call);
+    bool chosen = nth == area->nth && call->number == area->number;
+    long result = chosen || is_struck_too(call) ? strike(call, chosen) : make(call);
     area->calls[turn - 1].result = result;
     return result;
+}
+
+static bool counts_now(void) {
+    return area->armed && (area->paused == 0 || area->paused != faults_raw(SYS_gettid, 0, 0, 0, 0, 0, 0));
 }
 
 static void on_trap(int number, siginfo_t *info, void *context) {
@@ -178,7 +184,7 @@ static void on_trap(int number, siginfo_t *info, void *context) {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     faults_call call = {.number = info->si_syscall,
                         .arguments = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8], r[REG_R9]}};
-    r[REG_RAX] = area->armed ? decide(&call) : make(&call);
+    r[REG_RAX] = counts_now() ? decide(&call) : make(&call);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ *

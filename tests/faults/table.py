@@ -98,7 +98,7 @@ def errors_of(call: Call) -> list[int]:
 
 def faults_of(call: Call, skipped: Counter[str]) -> Iterator[Fault]:
     """Everything that can become of a call. Why something cannot is counted."""
-    where = call.turn, NUMBERS[call.name]
+    where = NUMBERS[call.name], call.nth
     yield Fault(*where, DIE_BEFORE)
     yield Fault(*where, DIE_AFTER)
     errors = errors_of(call)

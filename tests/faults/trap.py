@@ -7,7 +7,9 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,8 +67,9 @@ class _Call(ctypes.Structure):
 
 class _Area(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("armed", "turn", "how", "number", "error", "size", "times")),
+        *((name, ctypes.c_int32) for name in ("armed", "paused", "number", "nth", "how", "error", "size", "times")),
         *((name, ctypes.c_int32) for name in ("no_unnamed_files", "no_rename_flags", "count", "hit", "left", "go")),
+        ("counts", ctypes.c_int32 * 512),
         ("others", ctypes.c_uint8 * 512),
         ("trapped", ctypes.c_uint8 * 512),
         ("calls", _Call * MOST),
@@ -74,9 +77,10 @@ class _Area(ctypes.Structure):
 
 
 class Call(NamedTuple):
-    """A system call that was seen: its number among those of the operation, counted from 1."""
+    """A system call that was seen: which it is of those of the operation, and of those of its name, counted from 1."""
 
     turn: int
+    nth: int
     name: str
     arguments: tuple[int, ...]
     result: int
@@ -87,10 +91,10 @@ class Call(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What becomes of the call of this turn, if it is of this number."""
+    """What becomes of the nth call of this number."""
 
-    turn: int
     number: int
+    nth: int
     how: int
     error: int = 0
     size: int = 0
@@ -134,11 +138,12 @@ class Trap:
     def set(self, fault: Fault, lacking: frozenset[str] = frozenset()) -> None:
         """Say what is to happen, and on what kind of file system."""
         area = self._area
-        area.armed = area.count = area.hit = area.left = area.go = 0
-        area.turn, area.number, area.how, area.error, area.size, area.times = fault[:6]
+        area.armed = area.paused = area.count = area.hit = area.left = area.go = 0
+        area.number, area.nth, area.how, area.error, area.size, area.times = fault[:6]
         area.no_unnamed_files = "unnamed files" in lacking
         area.no_rename_flags = "rename flags" in lacking
-        ctypes.memset(area.others, 0, 512)
+        ctypes.memset(area.counts, 0, ctypes.sizeof(area.counts))
+        ctypes.memset(area.others, 0, ctypes.sizeof(area.others))
         for number in fault.others:
             area.others[number] = 1
 
@@ -177,14 +182,14 @@ class Trap:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the calls alone in a with block."""
-        self._area.armed = 0
+        """Leave the calls of this thread alone in a with block."""
+        self._area.paused = threading.get_native_id()
         os.access(MARK, os.F_OK)
         try:
             yield
         finally:
             os.access(MARK, os.F_OK)
-            self._area.armed = 1
+            self._area.paused = 0
 
     @property
     def hit(self) -> bool:
@@ -195,7 +200,9 @@ class Trap:
         """The calls that were counted."""
         if self._area.count > MOST:
             raise RuntimeError(f"the operation made {self._area.count} calls, more than are kept")
-        seen = enumerate(self._area.calls[: self._area.count], 1)
-        return [
-            Call(turn, NAMES[one.number], tuple(one.arguments), one.result, os.fsdecode(one.path)) for turn, one in seen
-        ]
+        counts, seen = Counter[str](), []
+        for turn, one in enumerate(self._area.calls[: self._area.count], 1):
+            name = NAMES[one.number]
+            counts[name] += 1
+            seen.append(Call(turn, counts[name], name, tuple(one.arguments), one.result, os.fsdecode(one.path)))
+        return seen

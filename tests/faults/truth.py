@@ -175,7 +175,7 @@ class Traced(Case):
 
 def can_be_traced(operation: Operation) -> bool:
     """Whether an operation makes the same calls under strace, if it is the same."""
-    return not operation.lacking and not operation.looks_around
+    return not operation.lacking and not operation.varies
 
 
 _LET_ALONE = {name: reason for reason, names in trap.UNSEEN.items() for name in names.split()}
