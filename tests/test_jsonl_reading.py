@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import posix_only
+from conftest import PYPY, posix_only
 from holdfast._reading import DamagedLine, Records
 from holdfast._segments import compress, prune, segment_path, segments_of
 from support import Child, eventually
@@ -756,6 +756,7 @@ INTERRUPTED_READER = """
 
 
 @posix_only
+@pytest.mark.skipif(PYPY, reason="PyPy runs handlers between any two steps, so that a step may be half done")
 def test_signals_at_any_moment_lose_and_repeat_nothing(log: str) -> None:
     for start in range(0, 40_000, 4000):
         append(log, *range(start, start + 4000))

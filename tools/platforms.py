@@ -285,7 +285,7 @@ def part_for(name: str) -> tuple[str, list[str]]:
     """Which part of the suite to run there: what it is called, and pytest's arguments."""
     emulated = bool(PLATFORMS[name].emulator)
     if evidence.FULL and not emulated:
-        return "the whole suite", []
+        return "the whole suite", ["--override-ini=timeout=600"]  # PyPy takes its time to warm up in each process
     part = not evidence.FULL and name in OTHERS
     files = [f"tests/test_{each}.py" for each in (PART if part else CORE).split()]
     return f"{'a part' if part else 'the core'} of the suite", [*files, *["--override-ini=timeout=1200"] * emulated]
