@@ -45,6 +45,7 @@ test-c-valgrind: ## the C tests under valgrind
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py
 
+# JOBS names some: "nfs4 cifs ext4".
 test-machine: $(VENV)/.wheel ## NFS, SMB, vfat, and power cuts on real disks, in an emulated machine
 	bash tools/need.sh qemu-system-x86_64=qemu-system-x86 debootstrap=debootstrap mkfs.ext4=e2fsprogs
 	PYTHONPATH=tools $(BIN)/python tests/machine/run.py $(JOBS)

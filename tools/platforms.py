@@ -313,8 +313,9 @@ def python_tests(name: str, folder: Path, wheels: dict[str, str]) -> Callable[[]
     )
 
     def note() -> None:
-        evidence.pytest(TARGET, f"{platform.name}, {what}", str(report), status)
         text = log.read_text(encoding="utf-8", errors="replace")
+        version = re.search(r"^platform \S+ -- (Python [^,]*)", text, re.MULTILINE)
+        evidence.pytest(TARGET, f"{platform.name}, {what}", str(report), status, version[1] if version else "")
         if not report.exists() or re.search(r"^=+ .*\d (failed|error)", text, re.MULTILINE):
             print(text)
 
