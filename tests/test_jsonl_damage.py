@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -332,6 +333,47 @@ def test_an_active_file_that_is_changed_during_its_repair_is_an_error_that_says_
         repair(log)
     assert (type(caught.value), caught.value.filename) == (OSError, log)
     assert Path(log).read_bytes() == GOOD + b"bad\n" + GOOD
+
+
+def test_a_repair_ends_though_a_program_goes_on_appending_to_a_rotated_file(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, GOOD + b"bad\n")
+    rotated = rotate(log)
+    sync = os.fsync
+    appended = []
+
+    def sync_a_moment_later(descriptor: int) -> None:
+        assert len(appended) < 9, "this goes on for ever"
+        appended.append(b"bad\n")
+        write(rotated, b"bad\n")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_a_moment_later)
+    with pytest.raises(OSError, match="repair it again") as caught:
+        repair(log)
+    assert (type(caught.value), caught.value.errno, caught.value.filename) == (OSError, errno.EBUSY, rotated)
+    assert Path(rotated).read_bytes() == GOOD + b"bad\n" + b"".join(appended)
+    monkeypatch.undo()
+    repair(log)
+    assert Path(rotated).read_bytes() == GOOD
+
+
+def test_no_damage_is_moved_of_a_file_that_grew_while_it_was_read(log: str) -> None:
+    write(log, GOOD + b"bad 0")
+    rotated = rotate(log)
+
+    def decode(line: bytes) -> Any:
+        if Path(rotated).read_bytes().endswith(line):  # this is the last one, as yet
+            number = int(line.split()[-1]) + 1
+            assert number < 9, "this goes on for ever"
+            write(rotated, b"\nbad %d" % number)
+        return json.loads(line)
+
+    with pytest.raises(OSError, match="repair it again"):
+        repair(log, decode=decode)
+    assert Path(rotated).read_bytes() == GOOD + b"bad 0\nbad 1\nbad 2"
+    assert not os.path.exists(rotated + ".damaged")
 
 
 def test_what_was_appended_before_the_lock_is_kept(log: str) -> None:
