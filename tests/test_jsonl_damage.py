@@ -318,6 +318,29 @@ def test_a_rotated_file_that_is_changed_during_its_repair_is_repaired_as_it_is_n
     assert sum(file.read_bytes().count(b"\nbad\n") for file in Path(log).parent.glob("*.damaged")) == len(compressed)
 
 
+@frees_names_of_open_files
+def test_writers_do_not_wait_for_all_of_their_file_to_be_read_because_an_older_one_was_compressed(log: str) -> None:
+    write(log, GOOD + b"bad\n")
+    rotate(log)
+    write(log, b'{"n": "active"}\n')
+    looked_at: list[bytes] = []
+    before_the_lock: list[bool] = []
+
+    def decode(line: bytes) -> Any:
+        if not looked_at:
+            compress(segments_of(log)[0])
+        looked_at.append(line)
+        return json.loads(line)
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        before_the_lock.append(b'{"n": "active"}' in looked_at)
+        yield
+
+    repair(log, locked, decode=decode)
+    assert before_the_lock == [True]
+
+
 def test_an_active_file_that_is_changed_during_its_repair_is_an_error_that_says_so(
     log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

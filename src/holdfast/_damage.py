@@ -248,7 +248,6 @@ class _Repairs:
                 continue
             one = _Repair(_Scan(file, self._decode))
             if not (self._do_segment(one) if file.final else self._do_active(one)):
-                self._ahead = False  # writers that rotate all the time would always be faster
                 return False
             self._done[file.number] = one
         return True
@@ -273,6 +272,7 @@ class _Repairs:
             one.scan.go_on()
         with self._locked():
             if not one.scan.file.is_named_by(self._path):
+                self._ahead = False  # writers that rotate all the time would always be faster
                 return False
             one.finish()
         return True
