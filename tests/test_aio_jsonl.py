@@ -264,6 +264,32 @@ async def test_the_error_of_asyncio_timeout_says_it_too(path, log):
         assert "had not happened" in str((raised.value.__cause__ or raised.value.__context__).__notes__)
 
 
+async def test_the_error_of_wait_for_says_it_too(path, log):
+    await log.append({"n": 0})
+    with log_held_here(path):
+        with pytest.raises(asyncio.TimeoutError) as raised:
+            await asyncio.wait_for(log.append({"n": 1}), 0.01)
+        assert happened(raised.value) is False
+
+
+async def test_a_timeout_after_a_cancelled_append_does_not_speak_for_that(path, log):
+    await log.append({"n": 0})
+
+    async def work():
+        try:
+            await log.append({"n": 1})
+        except asyncio.CancelledError:
+            await AsyncJsonlFile(path, timeout=0.01).append({"n": 2})
+
+    with log_held_here(path):
+        (task,) = await started(work())
+        task.cancel()
+        with pytest.raises(Timeout) as raised:
+            await task
+    assert isinstance(raised.value.__context__, asyncio.CancelledError)
+    assert happened(raised.value) is None
+
+
 async def test_a_second_append_that_is_cancelled_speaks_for_itself(path):
     log, told = AsyncJsonlFile(path, durable=True), []
     await log.append({"n": 0})

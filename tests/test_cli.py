@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import importlib
 import json
@@ -465,6 +466,19 @@ def test_append_waits_for_input_also_where_reading_does_not(tmp_path):
         os.close(theirs)
         assert process.wait(PATIENCE) == 0
     os.close(ours)
+
+
+def test_append_says_that_its_input_cannot_be_read(tmp_path, monkeypatch, capsys):
+    def fail(descriptor, size):
+        raise OSError(errno.EINVAL, "Invalid argument")  # what Windows says of an output that nobody reads, too
+
+    (tmp_path / "lines.txt").touch()
+    with open(tmp_path / "lines.txt", encoding="ascii") as lines:
+        monkeypatch.setattr(sys, "stdin", lines)
+        monkeypatch.setattr(os, "read", fail)
+        assert main(["append", str(tmp_path / "events.jsonl")]) == 74
+        monkeypatch.undo()
+    assert "the standard input: Invalid argument" in capsys.readouterr().err
 
 
 def test_append_gives_up_when_the_log_stays_locked(tmp_path):

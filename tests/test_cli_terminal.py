@@ -29,12 +29,12 @@ def on_terminal(tmp_path, monkeypatch):
     """What the command shows on a terminal, and its status."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
+    def run(*words, encoding="utf-8"):
         ours, terminal = os.openpty()
         shown = []
         reader = Thread(target=lambda: shown.extend(pieces_of(ours)))
         reader.start()
-        with monkeypatch.context() as patched, open(terminal, "w", encoding="utf-8") as output:
+        with monkeypatch.context() as patched, open(terminal, "w", encoding=encoding) as output:
             patched.setattr(sys, "stdout", output)
             patched.setattr(sys, "stderr", output)
             status = main(words)
@@ -78,6 +78,14 @@ def test_records_and_damaged_lines(tmp_path, on_terminal):
     assert json.loads(text.splitlines()[0]) == {"a": json.loads(lines[0])["a"]}
     assert_harmless(on_terminal("verify", "events.jsonl")[0])
     assert_harmless(on_terminal("repair", "events.jsonl")[0])
+
+
+def test_what_the_terminal_has_no_character_for_is_shown_as_its_number(tmp_path, on_terminal):
+    (tmp_path / "events.jsonl").write_text('{"a": "é → ü"}\n{"a": 2}\n', encoding="utf-8")
+    text, status = on_terminal("tail", "events.jsonl", encoding="iso-8859-1")
+    assert (text, status) == (b'{"a": "\xe9 \\u2192 \xfc"}\n{"a": 2}\n', 0)
+    (tmp_path / "state.json").write_text('{"a": "→"}', encoding="utf-8")
+    assert on_terminal("state", "get", "state.json", "/a", encoding="iso-8859-1") == (b"\\u2192\n", 0)
 
 
 def test_what_is_no_terminal_gets_records_as_they_are(tmp_path):

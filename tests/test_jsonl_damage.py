@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -317,6 +318,29 @@ def test_a_rotated_file_that_is_changed_during_its_repair_is_repaired_as_it_is_n
     assert sum(file.read_bytes().count(b"\nbad\n") for file in Path(log).parent.glob("*.damaged")) == len(compressed)
 
 
+@frees_names_of_open_files
+def test_writers_do_not_wait_for_all_of_their_file_to_be_read_because_an_older_one_was_compressed(log: str) -> None:
+    write(log, GOOD + b"bad\n")
+    rotate(log)
+    write(log, b'{"n": "active"}\n')
+    looked_at: list[bytes] = []
+    before_the_lock: list[bool] = []
+
+    def decode(line: bytes) -> Any:
+        if not looked_at:
+            compress(segments_of(log)[0])
+        looked_at.append(line)
+        return json.loads(line)
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        before_the_lock.append(b'{"n": "active"}' in looked_at)
+        yield
+
+    repair(log, locked, decode=decode)
+    assert before_the_lock == [True]
+
+
 def test_an_active_file_that_is_changed_during_its_repair_is_an_error_that_says_so(
     log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +356,47 @@ def test_an_active_file_that_is_changed_during_its_repair_is_an_error_that_says_
         repair(log)
     assert (type(caught.value), caught.value.filename) == (OSError, log)
     assert Path(log).read_bytes() == GOOD + b"bad\n" + GOOD
+
+
+def test_a_repair_ends_though_a_program_goes_on_appending_to_a_rotated_file(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, GOOD + b"bad\n")
+    rotated = rotate(log)
+    sync = os.fsync
+    appended = []
+
+    def sync_a_moment_later(descriptor: int) -> None:
+        assert len(appended) < 9, "this goes on for ever"
+        appended.append(b"bad\n")
+        write(rotated, b"bad\n")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_a_moment_later)
+    with pytest.raises(OSError, match="repair it again") as caught:
+        repair(log)
+    assert (type(caught.value), caught.value.errno, caught.value.filename) == (OSError, errno.EBUSY, rotated)
+    assert Path(rotated).read_bytes() == GOOD + b"bad\n" + b"".join(appended)
+    monkeypatch.undo()
+    repair(log)
+    assert Path(rotated).read_bytes() == GOOD
+
+
+def test_no_damage_is_moved_of_a_file_that_grew_while_it_was_read(log: str) -> None:
+    write(log, GOOD + b"bad 0")
+    rotated = rotate(log)
+
+    def decode(line: bytes) -> Any:
+        if Path(rotated).read_bytes().endswith(line):  # this is the last one, as yet
+            number = int(line.split()[-1]) + 1
+            assert number < 9, "this goes on for ever"
+            write(rotated, b"\nbad %d" % number)
+        return json.loads(line)
+
+    with pytest.raises(OSError, match="repair it again"):
+        repair(log, decode=decode)
+    assert Path(rotated).read_bytes() == GOOD + b"bad 0\nbad 1\nbad 2"
+    assert not os.path.exists(rotated + ".damaged")
 
 
 def test_what_was_appended_before_the_lock_is_kept(log: str) -> None:

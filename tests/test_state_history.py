@@ -506,6 +506,18 @@ def test_a_saver_goes_on_after_another_process_has_pruned(path, state):
     assert [change.revision for change in state.history()] == [3, 4]
 
 
+@replaces_open_files
+def test_a_new_object_that_saves_after_pruning_records_its_own_change_only(path, state):
+    for number in range(4):
+        state.save({"n": number})
+    text = log_of(path).read_bytes()
+    log_of(path).write_bytes(re.sub(rb'"time":"\d{4}', b'"time":"2001', text, count=2))
+    assert state.prune_history(keep_days=1) == 2
+    StateFile(path, history=True).save({"n": 4})
+    assert [(change.revision, change.pid) for change in state.history()] == [(n, os.getpid()) for n in (3, 4, 5)]
+    assert [state.at(revision).data["n"] for revision in (3, 4, 5)] == [2, 3, 4]
+
+
 def test_pruning_keeps_lines_it_cannot_read_behind_what_is_kept(path, state):
     state.save({"n": 1})
     JsonlFile(log_of(path)).append("what is this")

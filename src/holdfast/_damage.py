@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from gzip import GzipFile
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, TypeAlias
 
     from holdfast._lines import Decode
+    from holdfast._texts import Identity
 
     Locked: TypeAlias = Callable[[], AbstractContextManager[Any]]
     Progress: TypeAlias = Callable[[str, int], object]
@@ -221,41 +221,76 @@ def repair(path: str, decode: Decode | None = None, *, locked: Locked) -> Report
     >>> print(repair("events.jsonl", locked=nullcontext))
     0 files, 0 records, 0 bytes: no damage.
     """
-    repaired: dict[int, _Repair] = {}
-    ahead = True
-    while not _repair_all(path, decode, locked, repaired, ahead):
-        ahead = False  # a file was changed under our hands: writers that rotate all the time would always be faster
-    done = list(repaired.values())
-    side_files = [one.side_file for one in done if one.moved]
-    return _report([one.scan for one in done], side_files, sum(one.moved for one in done))
+    repairs = _Repairs(path, decode, locked)
+    try:
+        while not repairs.do_all():
+            pass
+    except _Changed as error:
+        raise OSError(error.errno, error.strerror, error.filename) from None  # of a class that users know
+    return repairs.report()
 
 
-def _repair_all(path: str, decode: Decode | None, locked: Locked, repaired: dict[int, _Repair], ahead: bool) -> bool:
-    """Repair all files that have not been yet. False when one is not what it was: the next look will tell.
+class _Repairs:
+    """The repair of all files of a log, in as many rounds as it takes while they are rotated, compressed and pruned."""
 
-    `ahead` reads the active file before writers are locked out, so that they wait only for what came meanwhile.
-    """
-    for file in _opened(path):
-        if file.number in repaired:
-            continue
-        one = _Repair(_Scan(file, decode))
-        if ahead:
-            one.scan.go_on()
-        with nullcontext() if file.final else locked():
-            if not file.final and not file.is_named_by(path):
+    def __init__(self, path: str, decode: Decode | None, locked: Locked) -> None:
+        self._path = path
+        self._decode = decode
+        self._locked = locked
+        self._done: dict[int, _Repair] = {}
+        self._disturbed: set[Identity] = set()
+        self._ahead = True
+
+    def do_all(self) -> bool:
+        """Repair all files that have not been yet. False when one is not what it was: the next look will tell."""
+        for file in _opened(self._path):
+            if file.number in self._done:
+                continue
+            one = _Repair(_Scan(file, self._decode))
+            if not (self._do_segment(one) if file.final else self._do_active(one)):
                 return False
-            try:
-                one.finish()
-            except (FileNotFoundError, _Changed) as error:
-                if file.final:
-                    return False  # it was compressed, pruned, or repaired by somebody else
-                raise OSError(error.errno, error.strerror, error.filename) from None  # of a class that users know
-            repaired[file.number] = one
-    return True
+            self._done[file.number] = one
+        return True
+
+    def _do_segment(self, one: _Repair) -> bool:
+        """False when it was compressed, pruned, or repaired by somebody else: none of that comes to a file twice."""
+        file = one.scan.file
+        try:
+            one.finish()
+        except FileNotFoundError:
+            return False
+        except _Changed:
+            if file.identity in self._disturbed:
+                raise  # somebody appends to it, who kept it open when it was rotated, and may never end
+            self._disturbed.add(file.identity)
+            return False
+        return True
+
+    def _do_active(self, one: _Repair) -> bool:
+        """False when it was rotated. It is read before writers are locked out: they wait for what came meanwhile."""
+        if self._ahead:
+            one.scan.go_on()
+        with self._locked():
+            if not one.scan.file.is_named_by(self._path):
+                self._ahead = False  # writers that rotate all the time would always be faster
+                return False
+            one.finish()
+        return True
+
+    def report(self) -> Report:
+        """What was found and moved in all of them."""
+        done = list(self._done.values())
+        side_files = [one.side_file for one in done if one.moved]
+        return _report([one.scan for one in done], side_files, sum(one.moved for one in done))
 
 
 class _Changed(OSError):
     """A file is not any more what was looked at."""
+
+
+def _changed(path: str) -> _Changed:
+    text = "The file was changed during its repair, by a program that does not take the lock; repair it again"
+    return _Changed(errno.EBUSY, text, path)
 
 
 class _Repair:
@@ -271,11 +306,17 @@ class _Repair:
         self.scan.go_on()
         self.scan.finish()
         if self.scan.damages:
-            if self.scan.file.final and not self.scan.file.is_named_by(self.scan.path):
-                raise _Changed
+            self._expect_no_change()
             _refuse_link(self.scan.path)
             self.moved = self._set_aside()
             self._remove()
+
+    def _expect_no_change(self) -> None:
+        """Before anything is moved: each attempt would move all damage once more."""
+        file = self.scan.file
+        grown = not isinstance(file.text, ZippedText) and file.text.status().st_size != file.end
+        if grown or not file.is_named_by(self.scan.path):
+            raise _changed(self.scan.path)
 
     def _set_aside(self) -> int:
         """Add all damage to the file beside, and have it on the disk. Returns how many bytes that was."""
@@ -375,10 +416,7 @@ def _truncate(file: LogFile, size: int) -> None:
         with _core.Naming(file.text.path):
             status = os.fstat(descriptor)
             if identity(status) != file.identity or status.st_size != file.end:
-                text = (
-                    "The file was changed during its repair, by a program that does not take the lock; repair it again"
-                )
-                raise _Changed(errno.EBUSY, text, file.text.path)
+                raise _changed(file.text.path)
             os.ftruncate(descriptor, size)
             os.fsync(descriptor)
     finally:

@@ -110,7 +110,7 @@ class History:
                 errno.EACCES, "the history is somebody else's, who could read it; remove it", self.path
             )
         last = _Record.parse(line or b"")
-        if not self._looked and last is not None and not _has_all(self.path, last.head.behind, line or b""):
+        if not self._looked and last is not None and not _has_all(self.path):
             last = None
         self._looked = True
         behind = 1 if last is None or last.head.behind == 0 else last.head.behind + len(line or b"")
@@ -280,16 +280,20 @@ def _made_whole(chain: list[bytes]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()  # in ASCII: half of a character can be written so, too
 
 
-def _has_all(path: str, behind: int, line: bytes) -> bool:
+def _has_all(path: str) -> bool:
     """Whether the last state can be rebuilt. A power cut may have taken records before the last line, and left that."""
-    chain = [line]
-    if behind > 0:
-        with closing(Text(path)) as text:
-            end = text.status().st_size - len(line)
-            start = max(end - behind + 1, 0)  # where the changes begin, behind a line that has the whole state
-            chain = [_line_before(text, start), *text.read(start, end - start).splitlines(), line]
+    chain: list[bytes] = []
+    with closing(Text(path)) as text:
+        place = text.status().st_size
+        # Not by what `behind` says, which counts also what has been pruned.
+        while line := _line_before(text, place):
+            chain.append(line)
+            place -= len(line)
+            head = _head(line)
+            if head is None or head.behind == 0:
+                break
     try:
-        _rebuilt(chain)
+        _rebuilt(chain[::-1])
     except ValueError:
         return False
     return True

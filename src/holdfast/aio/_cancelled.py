@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from asyncio import CancelledError, shield, wait
 from contextlib import suppress
@@ -61,13 +62,21 @@ def happened(error: BaseException) -> bool | None:
     ...         raise
     >>> asyncio.run(main())
     """
-    if isinstance(error, TimeoutError):
-        cancelled = error.__cause__ or error.__context__  # asyncio.timeout() names no cause before Python 3.11.3
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two classes before Python 3.11
+        cancelled = _origin(error)
         return happened(cancelled) if cancelled is not None else None
     known: bool | None = getattr(error, _ATTRIBUTE, None)
     if known is None and sys.version_info < (3, 11) and isinstance(error, CancelledError) and error.__context__:
         return happened(error.__context__)  # a task makes a new one for those who await it
     return known
+
+
+def _origin(error: BaseException) -> BaseException | None:
+    """What a TimeoutError was made of; not what was handled when it was raised, which may be another call's."""
+    before = error.__context__
+    if sys.version_info < (3, 11, 3) and type(error) is asyncio.TimeoutError and isinstance(before, CancelledError):
+        return error.__cause__ or before  # asyncio.timeout() names no cause there
+    return error.__cause__
 
 
 async def until_done(future: Future[Any]) -> None:

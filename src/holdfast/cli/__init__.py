@@ -198,17 +198,17 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _prepare_output() -> None:
-    """Let file names that are no text come out as they are, and what the terminal cannot show in some form.
+    """Let file names that are no text come out as they are, and on a terminal what it cannot show in some form.
 
     On Windows a program or a file gets what it would get anywhere else: UTF-8, and lines that end with a newline only.
     """
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is None or sys.stdout.errors not in ("strict", "surrogateescape"):
         return  # somebody has said what is to come out; those two are the defaults, on Windows always the second
-    if os.name != "nt":
-        reconfigure(errors="surrogateescape")
-    elif sys.stdout.isatty():
+    if sys.stdout.isatty():
         reconfigure(errors="backslashreplace")
+    elif os.name != "nt":
+        reconfigure(errors="surrogateescape")
     else:
         reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from holdfast import JsonlFile
+from holdfast._core import Naming
 from holdfast._lines import careful, reason_of
 from holdfast.cli import DONE, NO, patience, say
 from holdfast.cli._output import show
@@ -99,7 +100,8 @@ def _read(descriptor: int) -> bytes:
     """Some more of the input, also when another program has made it one that does not wait."""
     while True:
         try:
-            return os.read(descriptor, _PIECE)
+            with Naming("the standard input"):  # otherwise Windows' EINVAL would be taken for that of the output
+                return os.read(descriptor, _PIECE)
         except BlockingIOError:
             from select import select
 
