@@ -35,12 +35,12 @@ test-c: ## the tests of the C core
 test-py: $(VENV)/.installed $(VENV)/.group-test ## the tests of the package
 	$(BIN)/python -m pytest
 
-test-c-sanitize: ## the C tests under AddressSanitizer, UBSan and ThreadSanitizer
-	bash csrc/tests/run.sh sanitize
+test-c-sanitize: $(VENV)/.created ## the C tests under AddressSanitizer, UBSan and ThreadSanitizer
+	bash tools/test_c.sh $(BIN) test-c-sanitize sanitize
 
-test-c-valgrind: ## the C tests under valgrind
+test-c-valgrind: $(VENV)/.created ## the C tests under valgrind
 	bash tools/need.sh valgrind=valgrind,libc6-dbg
-	bash csrc/tests/run.sh valgrind
+	bash tools/test_c.sh $(BIN) test-c-valgrind valgrind
 
 test-kills: $(VENV)/.installed ## kill -9 for writers, readers, holders, editors, stores: a thousand, or FULL=1 ten thousand
 	PYTHONPATH=tools $(BIN)/python tests/stress/kill.py

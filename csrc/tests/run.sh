@@ -61,10 +61,10 @@ native() {
 sanitize() {
     need "${CC:-gcc}" "a C compiler with its sanitizers"
     local checks=-fsanitize=address,undefined
-    say "address, undefined behaviour, leaks"
+    say "AddressSanitizer, UBSan, leaks"
     build "${CC:-gcc}" asan -O1 -g "${linux[@]}" "$checks" -fno-sanitize-recover=all -fno-omit-frame-pointer
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 timeout -k 5 600 "$out/asan"
-    say "threads"
+    say "ThreadSanitizer"
     build "${CC:-gcc}" tsan -O1 -g "${linux[@]}" -fsanitize=thread
     # Where memory is laid out more randomly than the sanitizer can stand, it must not be.
     local steady=()
@@ -78,6 +78,7 @@ sanitize() {
 memcheck() {
     need "${CC:-gcc}" "a C compiler"
     need valgrind "valgrind"
+    say "memcheck"
     build "${CC:-gcc}" ctests -O1 -g "${linux[@]}"
     timeout -k 5 600 valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect,possible \
         --errors-for-leak-kinds=definite,indirect,possible --trace-children=yes --fair-sched=yes \
