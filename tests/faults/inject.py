@@ -31,7 +31,7 @@ TARGET = "test-faults"
 SHOWN = 8  # problems of an operation
 SHARE = 50  # cases that a process runs at a time
 SEED = 7
-ATTEMPTS = 10  # at coming to a call, where these vary
+ATTEMPTS = 10  # at coming to a call: other threads may have been in the way
 MAY_MISS = 0.02  # of those cases: about as many as strike one more look at the lock, for which there is seldom time
 NOT_TRACED = "strace makes no file system lack anything, and what varies cannot be compared"
 NO_SAMPLES = f"strace counts the calls of threads apart; {NOT_TRACED}"
@@ -84,11 +84,11 @@ def _run(share: tuple[str, list[tuple[Fault, Call]]]) -> tuple[str, Tally]:
     name, cases = share
     operation, tally = _operations[name], Tally()
     for fault, call in cases:
-        for _ in range(ATTEMPTS if operation.varies else 1):
+        for _ in range(ATTEMPTS):
             case = Case(operation, fault, call, _trap, _room)
             if case.hit or case.problem:
                 break
-        problem = case.problem or ("" if case.hit or operation.varies else "it did not come to the call")
+        problem = case.problem or ("" if case.hit or operation.varies else "it never came to the call")
         tally.passed += case.hit and not problem
         tally.missed += not case.hit and not problem
         tally.littered += case.littered
