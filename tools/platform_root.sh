@@ -60,11 +60,11 @@ free_threaded() {
     cp "$tools/pyconfig.h" include
     cc -O1 -shared -fPIC -DPy_GIL_DISABLED=1 -I include -o root/lib/free_threaded.so "$tools/free_threaded.c"
     cat >root/bin/python3.14t <<'SCRIPT'
-#!/bin/sh
+#!/bin/bash
 export FREE_THREADED_PROGRAM=$(readlink -f "$0")
 root=${FREE_THREADED_PROGRAM%/bin/*}
 export FREE_THREADED_HOME=$root LD_PRELOAD=$root/lib/free_threaded.so LD_LIBRARY_PATH=$root/lib/python3.14t/lib-dynload
-exec "$root/bin/python3.14t.bin" "$@"
+exec -a "$FREE_THREADED_PROGRAM" "$root/bin/python3.14t.bin" "$@"
 SCRIPT
     chmod +x root/bin/python3.14t
 }
@@ -106,7 +106,8 @@ function=${name%%-*}
 [[ $(type -t "$function") == function ]] || { echo "no such platform: $name" >&2 && exit 2; }
 cache=${HOLDFAST_CACHE:-$HOME/.cache/holdfast}/platforms
 # Another way to make it makes another folder.
-folder=$cache/$name-$({ declare -f debian "$function" && cat free_threaded.c; } | sha256sum | cut -c1-12)
+recipe=$(declare -f debian "$function" && { [[ $function != free_threaded ]] || cat free_threaded.c; })
+folder=$cache/$name-$(sha256sum <<<"$recipe" | cut -c1-12)
 
 if [[ ! -d $folder ]]; then
     mkdir -p "$cache"
