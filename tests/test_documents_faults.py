@@ -593,6 +593,30 @@ def test_a_document_that_the_file_server_does_not_answer_for_keeps_its_long_key(
 
 
 @posix_only
+def test_a_document_that_a_file_server_has_removed_is_written_again_and_nothing_stays_beside(path, monkeypatch):
+    document = path / "n.json"
+
+    def replace(self, scratch, target, flags, real=_core.NewFile.replace):
+        if target != str(document):
+            return real(self, scratch, target, flags)
+        document.unlink(missing_ok=True)  # Linux' client of SMB, before it tries again
+        return _core.BUSY
+
+    with DocumentStore(path) as store:
+        store["n"] = 1
+        store.flush()
+        with monkeypatch.context() as denied:
+            denied.setattr(_core, "_PATIENCE", 0)
+            denied.setattr(_core.NewFile, "replace", replace)
+            store["n"] = 2
+            with pytest.raises(PermissionError, match="The new content is in"):
+                store.flush()
+        store.flush()
+        assert store["n"] == 2
+    assert files(path) == ["n.json"]
+
+
+@posix_only
 def test_a_durable_deletion_is_synced(path):
     calls = []
     with DocumentStore(path, durable=True) as store:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from conftest import linux_only, posix_only
-from holdfast import DamagedState, FileLock, Snapshot, StateConflict, StateFile, Timeout, holders
+from holdfast import DamagedState, FileLock, Snapshot, StateConflict, StateFile, Timeout, _contents, holders
 from support import PATIENCE, WAITS_IN_KERNEL, Child, eventually, held_elsewhere, in_another_thread, is_free
 
 
@@ -62,6 +62,20 @@ def test_a_file_that_does_not_exist_is_the_default_at_revision_0(path):
     snapshot = StateFile(path, default=lambda: {"theme": "dark"}).load()
     assert (snapshot.data, snapshot.revision) == ({"theme": "dark"}, 0)
     assert os.listdir(path.parent) == []
+
+
+@posix_only
+def test_a_state_without_a_name_on_its_file_server_is_missing(path, monkeypatch):
+    """Over SMB, what was removed is shown until whoever has it open closes it."""
+    StateFile(path).save({"n": 1})
+
+    def open_what_is_removed(name, error, real=_contents.open_for_reading):
+        descriptor, _ = real(name, error)
+        os.unlink(name)
+        return descriptor, True
+
+    monkeypatch.setattr(_contents, "open_for_reading", open_what_is_removed)
+    assert StateFile(path).load().revision == 0
 
 
 def test_no_new_state_begins_while_the_old_one_is_where_a_file_server_left_it(path):

@@ -172,29 +172,28 @@ static int reopen(const char *path, const hf__record *record, int *file, hf__ide
     return rc;
 }
 
-/* Over SMB one machine cannot open a file by two names at once, so that nobody could read whose marker it is. To have it
-   closed at once, not a second later, see hf__marker_open(). */
-static bool is_closed_for_smb(int fd, const hf__identity *identity) {
-    if (!identity->elsewhere || !hf__file_is_on_smb(fd))
-        return false;
-    (void)hf__lock_drop(fd, HF_OFD);
-    hf__file_close(fd);
-    return true;
-}
-
+/* By way of a file that has another name until it is finished. Over SMB one machine cannot open a file by two names at
+   once, so that nobody could read whose marker it is; and for a second it keeps open what was closed, but not what is
+   removed. */
 static int publish_scratch(const char *path, const char *scratch, const hf__record *record, int *file,
                            hf__identity *identity) {
     int fd = hf__open_safely(scratch, O_RDWR | O_CREAT | O_EXCL, record->mode);
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
-    bool on_smb = rc == 0 && is_closed_for_smb(fd, identity);
-    fd = on_smb ? -1 : fd;
+    bool on_smb = rc == 0 && identity->elsewhere && hf__file_is_on_smb(fd);
+    if (on_smb) {
+        hf__file_close(fd);
+        fd = -1;
+    }
     if (rc == 0)
         rc = move_into_place(scratch, path, on_smb);
+    if (on_smb)
+        (void)hf__sys.unlink(scratch);
     if (rc == 0)
         rc = reopen(path, record, &fd, identity);
-    (void)hf__sys.unlink(scratch); /* there is none any more if it was renamed */
+    if (!on_smb)
+        (void)hf__sys.unlink(scratch); /* there is none any more if it was renamed */
     if (rc == 0)
         *file = fd;
     else if (fd >= 0)

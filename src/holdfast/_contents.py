@@ -69,6 +69,8 @@ def _read(path: str) -> Contents:
     try:
         with Naming(path):
             before = os.fstat(descriptor)
+            if elsewhere and before.st_nlink == 0:
+                return MISSING  # a server of SMB has removed it, and lets go of it when whoever has it open closes it
             data = _read_all(descriptor, before.st_size)
     finally:
         close_quietly(descriptor)

@@ -23,7 +23,19 @@ _LAST_RETRY = 5.0
 class Document:
     """What a store knows of one key."""
 
-    __slots__ = ("assigned", "data", "exists", "inherited", "key", "looked", "operations", "path", "revision", "seen")
+    __slots__ = (
+        "assigned",
+        "data",
+        "exists",
+        "inherited",
+        "key",
+        "looked",
+        "operations",
+        "path",
+        "rescued",
+        "revision",
+        "seen",
+    )
 
     def __init__(self, key: str, path: str, looked: int) -> None:
         self.key = key
@@ -41,6 +53,8 @@ class Document:
         """The revisions that the parent of this process was about to write when it forked."""
         self.assigned: int | None = None
         """The revision that was assigned, if on_conflict made another of it that nobody has read yet."""
+        self.rescued = ""
+        """Where it is, if a file server did not let it take its place."""
         self.operations: list[Operation] = []
 
     def show(self, data: bytes | None) -> None:

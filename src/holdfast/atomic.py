@@ -144,7 +144,7 @@ class AtomicFile(_OfKind["Kind"]):
         rc = _core.patiently(self._replace, *_core.IN_USE)
         rescued = self._rescue()
         if rescued:
-            raise PermissionError(errno.EACCES, _RESCUED.format(rescued), self._target)
+            raise Rescued(self._target, rescued)
         self._check(rc)
 
     def _replace(self) -> int:
@@ -210,7 +210,7 @@ class AtomicFile(_OfKind["Kind"]):
         A server of SMB denies to replace a file that somebody has open. Linux' client removes it then and tries again;
         and nothing can have its name until it is closed.
         """
-        if not (self._denied and self._existed and is_missing(self._target)):
+        if not (self._denied and self._existed and _is_lost(self._target)):
             return ""
         # Where it cannot have another name, it has this one until the process has ended.
         name = next(filter(self._is_moved_to, rescue_paths(self._target)), self._scratch)
@@ -221,11 +221,17 @@ class AtomicFile(_OfKind["Kind"]):
         return self._new.replace(self._scratch, name, self._flags | _core.NO_REPLACE) in (0, _core.NOT_DURABLE)
 
 
-_RESCUED = (
-    "another program has the file open, so the file server did not replace it, but removed it. The new content is in "
-    "{!r}; the old is lost when that program closes it. Close it there; if there is no file of this name then, rename "
-    "that one to it"
-)
+class Rescued(PermissionError):
+    """The old content of a file is lost, and the new one is in the file `rescued`."""
+
+    def __init__(self, path: str, rescued: str) -> None:
+        text = (
+            "another program has the file open, so the file server did not replace it, but removed it. The new content "
+            f"is in {rescued!r}; the old is lost when that program closes it. Close it there; if there is no file of "
+            "this name then, rename that one to it"
+        )
+        super().__init__(errno.EACCES, text, path)
+        self.rescued = rescued
 
 
 def _write_all(descriptor: int, content: memoryview) -> None:
@@ -233,20 +239,14 @@ def _write_all(descriptor: int, content: memoryview) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def is_missing(path: str) -> bool:
-    """Whether there is certainly nothing at a path, not even a link: a server that does not answer says nothing.
-
-    >>> from holdfast.atomic import is_missing
-    >>> is_missing(".")
-    False
-    """
+def _is_lost(path: str) -> bool:
+    """Whether there is nothing at a path, or, as Linux shows over SMB, a file that has no name any more."""
     try:
-        os.lstat(path)
+        return os.lstat(path).st_nlink == 0
     except FileNotFoundError:
         return True
     except OSError:
-        return False
-    return False
+        return False  # nobody knows
 
 
 def _is_named(descriptor: int, path: str) -> bool:

@@ -21,7 +21,7 @@ from holdfast._conflict import DocumentConflict
 from holdfast._contents import Contents
 from holdfast._keys import bytes_of, check_suffix, companion_of, document_of, is_long, key_of, name_of
 from holdfast._write_behind import Document, Queue
-from holdfast.atomic import is_missing, replacing
+from holdfast.atomic import Rescued, replacing
 from holdfast.locks import FileLock
 
 TYPE_CHECKING = False
@@ -674,11 +674,13 @@ class DocumentStore(Mapping):
                 _put(companion, key, durable=self._durable)
         try:
             _put(document.path, data, durable=self._durable)
-        except PermissionError:
-            if is_missing(document.path):  # a client of SMB has removed it: nobody else has
-                with self._mutex:
-                    _see(document, Contents(None, None))
+        except Rescued as error:
+            with self._mutex:
+                _see(document, Contents(None, None))  # nobody else has removed it
+            _discard_rescued(document)
+            document.rescued = error.rescued
             raise
+        _discard_rescued(document)
 
     def _remove(self, document: Document) -> None:
         with suppress(FileNotFoundError):
@@ -704,7 +706,7 @@ class DocumentStore(Mapping):
             for name in os.listdir(self._directory):
                 document = document_of(name)
                 # Not by the list alone, which may lack what is renamed meanwhile.
-                if document and is_missing(os.path.join(self._directory, document)):
+                if document and _is_missing(os.path.join(self._directory, document)):
                     os.unlink(os.path.join(self._directory, name))
 
     def _finish(self, operation: Operation, took: float) -> None:
@@ -1035,6 +1037,25 @@ def _read(path: str) -> Contents:
 def _put(path: str, data: bytes, *, durable: bool) -> None:
     """Replace a file of a store, which is no link, also when there was none a moment ago."""
     replacing(path, durable).write(data)
+
+
+def _discard_rescued(document: Document) -> None:
+    """Remove what a file server did not let take its place, and a later version has replaced."""
+    if document.rescued:
+        with suppress(FileNotFoundError):
+            os.unlink(document.rescued)
+        document.rescued = ""
+
+
+def _is_missing(path: str) -> bool:
+    """Whether there is certainly nothing at a path: a file server that does not answer says nothing."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _as_exception(error: BaseException) -> Exception:
