@@ -30,8 +30,11 @@ static void check(PyStatus status) {
 
 static int python(int argc, char **argv, char **environment) {
     (void)environment;
+    const char *others = getenv("FREE_THREADED_PRELOAD");
     unsetenv("LD_PRELOAD"); /* for this program, not for those that it starts */
     unsetenv("LD_LIBRARY_PATH");
+    if (others != NULL && *others != 0)
+        setenv("LD_PRELOAD", others, 1);
     PyConfig config;
     PyConfig_InitPythonConfig(&config);
     check(PyConfig_SetBytesArgv(&config, argc, argv));

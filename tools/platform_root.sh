@@ -63,7 +63,8 @@ free_threaded() {
 #!/bin/bash
 export FREE_THREADED_PROGRAM=$(readlink -f "$0")
 root=${FREE_THREADED_PROGRAM%/bin/*}
-export FREE_THREADED_HOME=$root LD_PRELOAD=$root/lib/free_threaded.so LD_LIBRARY_PATH=$root/lib/python3.14t/lib-dynload
+export FREE_THREADED_HOME=$root FREE_THREADED_PRELOAD=$LD_PRELOAD LD_LIBRARY_PATH=$root/lib/python3.14t/lib-dynload
+export LD_PRELOAD=$root/lib/free_threaded.so${LD_PRELOAD:+:$LD_PRELOAD}
 exec -a "$FREE_THREADED_PROGRAM" "$root/bin/python3.14t.bin" "$@"
 SCRIPT
     chmod +x root/bin/python3.14t
