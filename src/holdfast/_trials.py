@@ -161,10 +161,13 @@ def _is_seen_waiting(pid: int, path: str) -> bool:
     """Wait until a process waits for the lock, and say whether the kernel shows it."""
     from holdfast._holders import holders
 
+    end = time.monotonic() + _PATIENCE / 4  # while it still waits
     for _ in range(400):  # a busy machine takes its time
         time.sleep(0.005)
         if any(holder.waiting and holder.pid == pid for holder in holders(path)):
             return True
+        if time.monotonic() > end:
+            break
     return False
 
 
@@ -400,7 +403,7 @@ def _start() -> None:
 
 def _acquire(kind: str, path: str, shared: bool = False) -> int:
     lock = lock_of(kind, path, shared=shared)
-    lock.acquire(timeout=30)
+    lock.acquire(timeout=_PATIENCE / 2)
     _held[path] = lock
     return time.monotonic_ns()
 
@@ -431,7 +434,7 @@ def _append(path: str, writer: int) -> int:
     from holdfast import JsonlFile
 
     appended = 0
-    with JsonlFile(path, timeout=30) as log:
+    with JsonlFile(path, timeout=_PATIENCE / 2) as log:
         for record in _records(writer):
             log.append(record)
             appended += 1
