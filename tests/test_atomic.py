@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -721,6 +722,7 @@ def test_new_content_is_kept_beside_when_a_file_server_has_removed_the_old(targe
         ) as caught:
             write_text(target, name)
         assert caught.value.filename == str(target)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # for another process
         assert target.with_name(name).read_text() == name
     assert {name for name in os.listdir(target.parent) if "rescued" in name} == {
         "settings.json.rescued",

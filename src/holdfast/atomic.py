@@ -144,7 +144,7 @@ class AtomicFile(_OfKind["Kind"]):
         rc = _core.patiently(self._replace, *_core.IN_USE)
         rescued = self._rescue()
         if rescued:
-            raise Rescued(self._target, rescued)
+            raise _rescued_error(self._target, rescued)
         self._check(rc)
 
     def _replace(self) -> int:
@@ -224,14 +224,18 @@ class AtomicFile(_OfKind["Kind"]):
 class Rescued(PermissionError):
     """The old content of a file is lost, and the new one is in the file `rescued`."""
 
-    def __init__(self, path: str, rescued: str) -> None:
-        text = (
-            "another program has the file open, so the file server did not replace it, but removed it. The new content "
-            f"is in {rescued!r}; the old is lost when that program closes it. Close it there; if there is no file of "
-            "this name then, rename that one to it"
-        )
-        super().__init__(errno.EACCES, text, path)
-        self.rescued = rescued
+    rescued = ""
+
+
+def _rescued_error(path: str, rescued: str) -> Rescued:
+    text = (
+        "another program has the file open, so the file server did not replace it, but removed it. The new content is "
+        f"in {rescued!r}; the old is lost when that program closes it. Close it there; if there is no file of this "
+        "name then, rename that one to it"
+    )
+    error = Rescued(errno.EACCES, text, path)
+    error.rescued = rescued
+    return error
 
 
 def _write_all(descriptor: int, content: memoryview) -> None:
