@@ -217,16 +217,24 @@ void role_await(void) {
 
 static atomic_int attempts;
 static int (*real_flock)(int fd, int operation);
+static int (*real_fcntl_lock)(int fd, int command, struct flock *lock);
 
 static int counting_flock(int fd, int operation) {
     atomic_fetch_add(&attempts, 1);
     return real_flock(fd, operation);
 }
 
+static int counting_fcntl_lock(int fd, int command, struct flock *lock) {
+    atomic_fetch_add(&attempts, 1);
+    return real_fcntl_lock(fd, command, lock);
+}
+
 void watch_attempts(void) {
     atomic_store(&attempts, 0);
     real_flock = (int (*)(int, int))hf_sys_get("flock");
     hf_sys_set("flock", (void *)counting_flock);
+    real_fcntl_lock = (int (*)(int, int, struct flock *))hf_sys_get("fcntl_lock");
+    hf_sys_set("fcntl_lock", (void *)counting_fcntl_lock);
 }
 
 void await_attempts(int count) {

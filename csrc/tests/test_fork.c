@@ -145,11 +145,9 @@ static void another_thread_waits_meanwhile(int flags) {
         SKIP("to valgrind, the record of a thread that a forked child has lost is a leak of the child's");
     scene of = new_scene(flags);
     CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
-    if (!(flags & HF_OFD))
-        watch_attempts();
+    watch_attempts();
     thread *waiting = thread_start(wait_and_release, &of);
-    if (!(flags & HF_OFD))
-        await_attempts(2);
+    await_attempts(2);
     CHECK_IS(in_child(&of, holds_nothing), 0);
     CHECK_IS(in_child(&of, has_no_files), 0);
     CHECK_IS(hf_release(of.lock), 0);
