@@ -408,6 +408,24 @@ def test_a_holder_is_named_once_although_other_locks_come_and_go(tmp_path, path)
 
 
 @linux_only
+@pytest.mark.skipif(not WAITS_IN_KERNEL, reason="nobody waits in the kernel with HOLDFAST_WAIT=poll")
+def test_a_holder_is_not_missed_although_many_wait_for_another_lock(tmp_path, path):
+    """The kernel tells of a lock and all who wait for it at once, so that few locks may come in two pieces."""
+    code = """
+        from holdfast import FileLock
+        def wait():
+            FileLock(args[0]).acquire()
+        for _ in range(45):
+            threading.Thread(target=wait, daemon=True).start()
+        hear()
+    """
+    with FileLock(path), FileLock(f"{path}2"), Child(code, f"{path}2") as child, commotion(tmp_path):
+        until_it_waits(child, f"{path}2")
+        for _ in range(1000):
+            assert holders(path)
+
+
+@linux_only
 def test_a_holder_is_not_missed_although_other_locks_come_and_go(tmp_path, path):
     with FileLock(path), commotion(tmp_path):
         for _ in range(2000):

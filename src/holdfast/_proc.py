@@ -79,28 +79,31 @@ def all_locks() -> list[Line]:
     return [line for raw in _read_whole("/proc/locks").splitlines() if (line := parse(raw)) is not None]
 
 
-_SURELY_ONE_PAGE = 3800  # a page has at least 4096 bytes, and ends before a line that does not fit
+_SURELY_ONE_PAGE = 3800  # a page has at least 4096 bytes, and ends before what does not fit
 _LONG = 1 << 17  # some 2,400 locks; reading ten thousand takes 14 ms
 
 
 def locks_on(inode: int, devices: set[str] | None) -> tuple[list[Line], bool]:
     """The locks on a file, and those who wait for them; and whether these are surely all.
 
-    Without devices the inode has to do. The kernel gives out a page at a time, and locks that come and go between two
-    pages make others appear twice, or not at all. So a list of more than a page is read until that adds nothing, and
-    several times before it says "nothing"; but only once if there are so many locks that it takes long.
+    Without devices the inode has to do. The kernel gives out a page at a time, and less where a lock and all who wait
+    for it do not fit; and locks that come and go between two pieces make others appear twice, or not at all. So a list
+    of more than one is read until that adds nothing, and any list many times before it says "nothing"; but only once if
+    there are so many locks that it takes long.
     """
     found: dict[bytes, None] = {}
-    text = b""
+    complete = False
     for _ in range(24):
         before = len(found)
-        text = _read_whole("/proc/locks")
+        pieces = _read_pieces("/proc/locks")
+        text = b"".join(pieces)
         found.update((line.partition(b":")[2], None) for line in _lines_with(text, b":%d " % inode))
-        if not _SURELY_ONE_PAGE <= len(text) < _LONG or (found and len(found) == before):
+        complete = len(pieces) <= 1 and len(text) < _SURELY_ONE_PAGE
+        if len(text) >= _LONG or (found and (complete or len(found) == before)):
             break
     lines = [parse(b"0:" + raw) for raw in found]
     ours = [line for line in lines if line and line.inode == inode and (devices is None or line.device in devices)]
-    return ours, len(text) < _SURELY_ONE_PAGE
+    return ours, complete
 
 
 def _lines_with(text: bytes, part: bytes) -> Iterator[bytes]:
@@ -257,8 +260,12 @@ def _unescaped(word: str) -> str:
 
 
 def _read_whole(path: str, folder: int | None = None) -> bytes:
+    return b"".join(_read_pieces(path, folder))
+
+
+def _read_pieces(path: str, folder: int | None = None) -> list[bytes]:
     descriptor = os.open(path, _READ, dir_fd=folder)
     try:
-        return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b""))
+        return [*iter(lambda: os.read(descriptor, 1 << 16), b"")]
     finally:
         os.close(descriptor)
