@@ -99,7 +99,7 @@ def locks_on(inode: int, devices: set[str] | None) -> tuple[list[Line], bool]:
         text = b"".join(pieces)
         found.update((line.partition(b":")[2], None) for line in _lines_with(text, b":%d " % inode))
         complete = len(pieces) <= 1 and len(text) < _SURELY_ONE_PAGE
-        if len(text) >= _LONG or (found and (complete or len(found) == before)):
+        if not text or len(text) >= _LONG or (found and (complete or len(found) == before)):
             break
     lines = [parse(b"0:" + raw) for raw in found]
     ours = [line for line in lines if line and line.inode == inode and (devices is None or line.device in devices)]

@@ -1041,10 +1041,10 @@ def _put(path: str, data: bytes, *, durable: bool) -> None:
 
 def _discard_rescued(document: Document) -> None:
     """Remove what a file server did not let take its place, and a later version has replaced."""
-    if document.rescued:
+    rescued, document.rescued = document.rescued, ""  # once: what is written must not wait for it again and again
+    if rescued:
         with suppress(FileNotFoundError):
-            os.unlink(document.rescued)
-        document.rescued = ""
+            os.unlink(rescued)
 
 
 def _is_missing(path: str) -> bool:
