@@ -66,7 +66,7 @@ test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside
 
 test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
-	PYTHONPATH=tests:tools $(BIN)/python tests/faults/inject.py
+	bash tests/faults/run.sh $(BIN)/python tests/faults/inject.py
 
 # PYTHONS names some: "3.11 3.14t".
 test-windows: $(VENV)/.created $(VENV)/.group-cross ## C tests and package on Windows' own CPython, under Wine

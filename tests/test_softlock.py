@@ -36,6 +36,25 @@ HOLD = """
     say("released")
 """
 
+# A process that cannot see its namespaces tries to take a lock, and tries again when it sees them.
+NAMESPACES_HIDDEN = """
+    from holdfast import SoftFileLock, Timeout
+    def hidden(path, *args, **others):
+        if str(path).startswith("/proc/self/ns/"):
+            raise PermissionError(f"{path} is hidden")
+        return shown(path, *args, **others)
+    shown, os.stat = os.stat, hidden
+    lock = SoftFileLock(args[0], blocking=False)
+    for _ in range(2):
+        try:
+            lock.acquire()
+            say("acquired")
+        except Timeout:
+            say("refused")
+        hear()
+        os.stat = shown
+"""
+
 # What a process does with a lock to find out whether it is alone. mkdir() fails when somebody else is inside.
 ALONE = """
     def alone(folder):
@@ -682,6 +701,23 @@ def test_the_record_of_the_dead_is_taken_over_on_this_host(path, mine, dead_pid)
     write_record(path, dead_pid, mine[1], mine[2])
     with SoftFileLock(path, blocking=False):
         pass
+
+
+@linux_only
+def test_who_cannot_see_which_pid_namespace_it_is_in_finds_nobody_dead_until_it_can(path, mine, dead_pid):
+    write_record(path, dead_pid, mine[1], mine[2])
+    with Child(NAMESPACES_HIDDEN, path) as child:
+        child.expect("refused")
+        child.tell()
+        child.expect("acquired")
+
+
+@linux_only
+def test_nobody_finds_dead_who_could_not_see_which_pid_namespace_it_is_in(path):
+    with Child(NAMESPACES_HIDDEN, path) as child:
+        child.expect("acquired")
+        child.kill()
+    refused(path)
 
 
 def test_a_record_without_a_start_is_taken_over_when_its_process_is_gone(path, mine, dead_pid):

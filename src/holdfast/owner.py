@@ -76,13 +76,21 @@ def owner_of(path: str) -> Owner | None:
         _core.close_marker(slot)
 
 
-@functools.cache
 def host_name() -> str:
     """The host, by a name in which one pid means one process.
 
     Containers may share a host name without sharing pids, so on Linux the pid namespace is a part of it. What is not
-    printable ASCII is escaped, because the name is a line of the record.
+    printable ASCII is escaped, because the name is a line of the record. While the system does not say which namespace
+    it is, this is a name that nobody else has: nobody is found dead by it.
     """
+    try:
+        return _host_name()
+    except OSError:
+        return f"?pidns-unknown-{os.urandom(8).hex()}"
+
+
+@functools.cache
+def _host_name() -> str:
     if sys.platform == "win32":
         import socket
 
@@ -93,9 +101,10 @@ def host_name() -> str:
         chr(byte) if 0x20 < byte < 0x7F and byte != ord("?") else f"?{byte:02x}"
         for byte in raw.encode("utf-8", "surrogateescape")
     )
-    namespace = _namespace("pid")
-    if namespace not in (None, _INITIAL_PID_NAMESPACE):
-        name += f"?pidns-{namespace:x}"
+    if sys.platform == "linux":
+        namespace = _namespace("pid", _INITIAL_PID_NAMESPACE)
+        if namespace != _INITIAL_PID_NAMESPACE:
+            name += f"?pidns-{namespace:x}"
     if len(name) > _LONGEST_HOST:  # the part cut off still has to tell hosts apart
         from hashlib import sha256
 
@@ -105,14 +114,15 @@ def host_name() -> str:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=host_name.cache_clear)  # the child may be the first of a new pid namespace
+    os.register_at_fork(after_in_child=_host_name.cache_clear)  # the child may be the first of a new pid namespace
 
 
-def _namespace(kind: str) -> int | None:
+def _namespace(kind: str, initial: int) -> int:
+    """The namespace of this process: the initial one if the kernel, or what of /proc is there, knows no other."""
     try:
         return os.stat(f"/proc/self/ns/{kind}").st_ino
-    except OSError:
-        return None
+    except FileNotFoundError:
+        return initial
 
 
 @functools.cache
@@ -133,7 +143,10 @@ def _start_token(pid: int) -> int | None:
     if sys.platform != "linux":
         return start
     # In a time namespace of its own, a process sees other start times than its neighbours do.
-    if _namespace("time") not in (None, _INITIAL_TIME_NAMESPACE):
+    try:
+        if _namespace("time", _INITIAL_TIME_NAMESPACE) != _INITIAL_TIME_NAMESPACE:
+            return None
+    except OSError:
         return None
     return _boot_id() << 64 | start
 

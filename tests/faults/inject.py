@@ -1,7 +1,7 @@
 """Let every system call of every operation go wrong in every plausible way, and see what holds afterwards.
 
 `make test-faults` runs this; the full form does so under more settings. With arguments only the operations whose names
-contain one of them: `PYTHONPATH=tests:tools .venv/bin/python tests/faults/inject.py append`
+contain one of them: `bash tests/faults/run.sh .venv/bin/python tests/faults/inject.py append`
 """
 
 from __future__ import annotations
