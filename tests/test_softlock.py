@@ -48,7 +48,7 @@ NAMESPACES_HIDDEN = """
     for _ in range(2):
         try:
             lock.acquire()
-            say("acquired")
+            say("acquired" if lock.is_lock_held_by_us else "acquired, and not known as ours")
         except Timeout:
             say("refused")
         hear()

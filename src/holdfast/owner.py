@@ -86,7 +86,12 @@ def host_name() -> str:
     try:
         return _host_name()
     except OSError:
-        return f"?pidns-unknown-{os.urandom(8).hex()}"
+        return _name_of_no_other()
+
+
+@functools.cache
+def _name_of_no_other() -> str:
+    return f"?pidns-unknown-{os.urandom(8).hex()}"
 
 
 @functools.cache
@@ -115,6 +120,7 @@ def _host_name() -> str:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_host_name.cache_clear)  # the child may be the first of a new pid namespace
+    os.register_at_fork(after_in_child=_name_of_no_other.cache_clear)
 
 
 def _namespace(kind: str, initial: int) -> int:
