@@ -64,7 +64,7 @@ test-py-sanitize: $(VENV)/.installed $(VENV)/.group-test ## the tests of the pac
 test-hostile: $(VENV)/.installed $(VENV)/.group-test ## what others plant beside our files and write into them
 	PYTHONPATH=tools bash tools/test_hostile.sh $(BIN)
 
-test-faults: $(VENV)/.installed ## let every system call of every operation fail, in every plausible way
+test-faults: $(VENV)/.installed $(VENV)/.group-test ## let every system call of every operation fail, in every plausible way
 	bash tools/need.sh strace=strace
 	bash tests/faults/run.sh $(BIN)/python tests/faults/inject.py
 
