@@ -49,8 +49,8 @@ bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *siz
 
 /* kernlock.c: the kernel's locks on an open file. */
 
-/* Take the lock if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
-int hf__lock_try(hf__file file, int how, int flags);
+/* Take the lock of a file, which may be one of another machine, if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
+int hf__lock_try(hf__file file, int how, int flags, bool elsewhere);
 
 /* Give it back. */
 int hf__lock_drop(hf__file file, int flags);

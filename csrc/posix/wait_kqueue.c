@@ -34,7 +34,7 @@ static struct timespec shortest(int64_t left, int64_t poll) {
    watched: it may have been unlocked before. */
 static int try_until(int queue, const hf__wait_order *order) {
     int rc;
-    while ((rc = hf__lock_try(order->file, order->how, order->flags)) == HF_BUSY) {
+    while ((rc = hf__lock_try(order->file, order->how, order->flags, false)) == HF_BUSY) {
         int64_t left = order->until - hf_now();
         if (left <= 0)
             return HF_BUSY;

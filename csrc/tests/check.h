@@ -82,6 +82,9 @@ int count_files(const char *path);
 /* All files are on a device of their own from now on, which has a file system of this type. */
 #define PRETENDED_DEVICE 99
 void pretend_file_system(uint32_t type);
+
+/* A lock that is tried from now on is taken, and refused all the same. */
+void keep_what_is_refused(void);
 #endif
 
 /* How many descriptors or handles this process has open. */

@@ -400,6 +400,19 @@ static void needs_hard_links_over_smb(int variant) {
     CHECK_IS(create("me", &marker), HF_NO_LOCKS);
     expect_nothing_left();
 }
+
+static void can_be_removed_by_others_if_refused_over_smb(int variant) {
+    (void)variant;
+    over_smb();
+    hf_marker *marker;
+    CHECK_IS(create("me", &marker), 0);
+    keep_what_is_refused();
+    CHECK_IS(hf_marker_remove(marker, 0), HF_BUSY);
+    CHECK(is_free(test_path("marker")));
+    CHECK_IS(hf_marker_remove(marker, 1), 0);
+    hf_marker_close(&marker);
+    expect_nothing_left();
+}
 #endif
 
 static void is_busy_while_its_remover_keeps_readers_away(int variant) {
@@ -614,6 +627,7 @@ const check_test markers_tests[] = {
     {"a marker can be read over SMB, where an open file cannot be opened by another name", can_be_read_over_smb, 0},
     {"a marker never replaces another over SMB, where a rename does", does_not_replace_over_smb, 0},
     {"a marker needs hard links over SMB", needs_hard_links_over_smb, 0},
+    {"a marker can be removed by others when SMB has refused it", can_be_removed_by_others_if_refused_over_smb, 0},
 #endif
     {"a marker is busy while who removes it keeps readers away", is_busy_while_its_remover_keeps_readers_away, 0},
     {"a marker is busy where a name that is taken is refused like a link", is_busy_where_a_taken_name_is_refused, 0},

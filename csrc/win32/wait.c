@@ -102,7 +102,7 @@ static bool open_trial_file(HANDLE files[2]) {
 
 /* Whether a wait on files[1], for the lock that files[0] has, can be cancelled, and another one is granted. */
 static bool try_waiting(HANDLE files[2], OVERLAPPED trials[2]) {
-    if (hf__lock_try(files[0], HF_EXCLUSIVE, 0) != 0)
+    if (hf__lock_try(files[0], HF_EXCLUSIVE, 0, false) != 0)
         return false;
     if (hf__lock_call(files[1], HF_EXCLUSIVE, 0, true, &trials[0]) != HF__PENDING ||
         !hf__sys.CancelIoEx(files[1], &trials[0]) ||
