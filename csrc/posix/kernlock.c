@@ -69,13 +69,14 @@ int hf__lock_call(hf__file file, int how, int flags, bool wait) {
 
 /* Linux' client of SMB first takes a lock at the server, or by itself while the server lets it, and then in the kernel;
    and it gives them back in the same order. Who comes in between gets the one, is refused the other, and keeps what he
-   got: so nobody has the lock, and all are refused it for ever, himself included, unless he gives it back. */
+   got: so nobody has the lock, and all are refused it for ever, himself included, unless he gives it back. It is the
+   kernel that says EAGAIN; after EACCES, giving back would take it from the owner, if both opened the file alike. */
 int hf__lock_try(hf__file file, int how, int flags, bool elsewhere) {
     int rc;
     do
         rc = hf__lock_call(file, how, flags, false);
     while (rc == HF_INTERRUPTED); /* over the network even a try can be interrupted */
-    if (rc == HF_BUSY && elsewhere)
+    if (rc == HF_BUSY && elsewhere && errno != EACCES)
         (void)hf__lock_drop(file, flags);
     return rc;
 }

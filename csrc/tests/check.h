@@ -83,8 +83,8 @@ int count_files(const char *path);
 #define PRETENDED_DEVICE 99
 void pretend_file_system(uint32_t type);
 
-/* A lock that is tried from now on is taken, and refused all the same. */
-void keep_what_is_refused(void);
+/* A lock that is tried from now on is taken, and refused with this error all the same. */
+void keep_what_is_refused(int error);
 #endif
 
 /* How many descriptors or handles this process has open. */

@@ -90,11 +90,13 @@ void pretend_file_system(uint32_t type) {
     hf_sys_set("fstatfs", (void *)pretended_fstatfs);
 }
 
+static int refusal;
+
 static int keeping_flock(int fd, int operation) {
     int rc = flock(fd, operation);
     if (rc != 0 || operation == LOCK_UN)
         return rc;
-    errno = EAGAIN;
+    errno = refusal;
     return -1;
 }
 
@@ -102,11 +104,12 @@ static int keeping_fcntl_lock(int fd, int command, struct flock *lock) {
     int rc = fcntl(fd, command, lock);
     if (rc != 0 || lock->l_type == F_UNLCK)
         return rc;
-    errno = EACCES;
+    errno = refusal;
     return -1;
 }
 
-void keep_what_is_refused(void) {
+void keep_what_is_refused(int error) {
+    refusal = error;
     hf_sys_set("flock", (void *)keeping_flock);
     hf_sys_set("fcntl_lock", (void *)keeping_fcntl_lock);
 }

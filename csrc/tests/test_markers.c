@@ -406,7 +406,7 @@ static void can_be_removed_by_others_if_refused_over_smb(int variant) {
     over_smb();
     hf_marker *marker;
     CHECK_IS(create("me", &marker), 0);
-    keep_what_is_refused();
+    keep_what_is_refused(EAGAIN);
     CHECK_IS(hf_marker_remove(marker, 0), HF_BUSY);
     CHECK(is_free(test_path("marker")));
     CHECK_IS(hf_marker_remove(marker, 1), 0);
