@@ -138,11 +138,31 @@ int hf__file_examine(int fd, hf__identity *identity) {
     return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
 }
 
+/* Whether others could give back at the server what we lock there. Over SMB, the processes of one machine that open a file
+   alike, so that they can read it, share one handle with the server, and any of them that closes its file gives back what
+   that handle has locked. OFD locks are spared that; and what is data has to be read. */
+static bool is_shared_with_others(int fd, int flags, const hf__identity *identity) {
+    return identity->elsewhere && !(flags & (HF__DATA | HF_OFD)) && hf__file_is_on_smb(fd);
+}
+
+/* Exchange a file for one that we cannot read, unless we may only read it. */
+static int open_for_ourselves(const char *path, int fd) {
+    int ours = hf__open_safely(path, O_WRONLY, 0);
+    if (ours < 0)
+        return fd;
+    hf__file_close(fd);
+    return ours;
+}
+
 int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf__identity *identity) {
     int fd = open_or_create(path, mode, flags);
     if (fd < 0)
         return hf__open_error(errno);
     int rc = hf__file_examine(fd, identity);
+    if (rc == 0 && is_shared_with_others(fd, flags, identity)) {
+        fd = open_for_ourselves(path, fd);
+        rc = hf__file_examine(fd, identity);
+    }
     if (rc == 0)
         *file = fd;
     else
