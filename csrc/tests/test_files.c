@@ -348,6 +348,35 @@ static void locks_a_read_only_file(int error) {
     close_lock(of);
 }
 
+#ifdef __linux__
+static int access_of(const opened *of) {
+    return fcntl((int)hf_descriptor(of->lock), F_GETFL) & O_ACCMODE;
+}
+
+/* Where a file is to be had for reading, processes of a machine share one handle with a server of SMB. */
+static void shares_no_handle_over_smb(int flags) {
+    int descriptors = open_files();
+    pretend_file_system(0xfe534d42);
+    opened of = open_lock(test_path("lock"), 0644, flags);
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
+    CHECK_IS(access_of(&of), flags & HF_OFD ? O_RDWR : O_WRONLY);
+    CHECK_IS(open_files(), descriptors + 1);
+    close_lock(of);
+}
+
+static void locks_a_read_only_file_over_smb(int variant) {
+    (void)variant;
+    write_file(test_path("lock"), "");
+    pretend_file_system(0xfe534d42);
+    opened of = open_lock(test_path("lock"), 0644, 0);
+    make_open_fail(EACCES, 0);
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
+    CHECK_IS(access_of(&of), O_RDONLY);
+    restore_system();
+    close_lock(of);
+}
+#endif
+
 static void names_the_first_error(int variant) {
     (void)variant;
     write_file(test_path("lock"), "");
@@ -755,6 +784,11 @@ const check_test files_tests[] = {
     {"a name that is too long is reported", reports_a_long_name, 0},
     {"a file we may only read can be locked", locks_a_read_only_file, EACCES},
     {"a file on a read-only file system can be locked", locks_a_read_only_file, EROFS},
+#ifdef __linux__
+    {"a lock file shares no handle over SMB", shares_no_handle_over_smb, 0},
+    {"a lock file may share its handle over SMB with OFD locks", shares_no_handle_over_smb, HF_OFD},
+    {"a file we may only read can be locked over SMB", locks_a_read_only_file_over_smb, 0},
+#endif
     {"a file that can be opened in no way is reported with the first reason", names_the_first_error, 0},
     {"OFD locks a read-only file only for reading, and says so", ofd_needs_a_writable_file, 0},
     {"no other program inherits a lock file", is_not_inherited, 0},
