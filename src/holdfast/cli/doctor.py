@@ -144,7 +144,7 @@ _REACH = {
     "cifs": [
         "Locks reach other machines that mount it over SMB, but not programs on the server itself. They hold back",
         "readers, too: who reads a log while another appends, or repairs it, may get a PermissionError. Let only one",
-        "machine append to a log: when a process there closes it, Linux gives back the lock that another one there has.",
+        "machine append to a log: when a process there closes it, Linux gives back another's lock.",
     ],
     "fuse": [
         "A program makes this file system (FUSE), and locks reach as far as it carries them; with bindfs only to this",
