@@ -24,6 +24,7 @@ typedef struct {
     uint64_t volume;
     uint64_t file[2];
     bool elsewhere; /* another machine has it, where it may get another name without this one's noticing */
+    bool on_smb;    /* by this protocol */
 } hf__identity;
 
 static inline bool hf__same_file(const hf__identity *a, const hf__identity *b) {
@@ -49,8 +50,8 @@ bool hf__file_is_at(const char *path, const hf__identity *identity, int64_t *siz
 
 /* kernlock.c: the kernel's locks on an open file. */
 
-/* Take the lock of a file, which may be one of another machine, if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
-int hf__lock_try(hf__file file, int how, int flags, bool elsewhere);
+/* Take the lock of a file, which may be on SMB, if it is free: 0, HF_BUSY, HF_NO_LOCKS, HF_READ_ONLY. */
+int hf__lock_try(hf__file file, int how, int flags, bool on_smb);
 
 /* Give it back. */
 int hf__lock_drop(hf__file file, int flags);

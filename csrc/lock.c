@@ -196,7 +196,7 @@ int hf__hold_take(hf__hold *hold) {
             if (rc != 0)
                 return rc;
         }
-        int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags, hold->identity.elsewhere);
+        int rc = hf__lock_try(hold->file, hold->how, hold->lock->flags, hold->identity.on_smb);
         if (rc == HF_BUSY)
             return rc;
         if (rc != 0) {

@@ -39,10 +39,10 @@ HOLD = """
 # A process that cannot see its namespaces tries to take a lock, and tries again when it sees them.
 NAMESPACES_HIDDEN = """
     from holdfast import SoftFileLock, Timeout
-    def hidden(path, *args, **others):
-        if str(path).startswith("/proc/self/ns/"):
-            raise PermissionError(f"{path} is hidden")
-        return shown(path, *args, **others)
+    def hidden(path, *more, **others):
+        if str(path).startswith("/proc/self/ns"):
+            raise OSError(int(args[1]), "hidden", path)
+        return shown(path, *more, **others)
     shown, os.stat = os.stat, hidden
     lock = SoftFileLock(args[0], blocking=False)
     for _ in range(2):
@@ -704,18 +704,22 @@ def test_the_record_of_the_dead_is_taken_over_on_this_host(path, mine, dead_pid)
 
 
 @linux_only
-def test_who_cannot_see_which_pid_namespace_it_is_in_finds_nobody_dead_until_it_can(path, mine, dead_pid):
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT], ids=["not allowed", "no /proc"])
+def test_who_cannot_see_which_pid_namespace_it_is_in_finds_nobody_dead_until_it_can(path, mine, dead_pid, error):
     write_record(path, dead_pid, mine[1], mine[2])
-    with Child(NAMESPACES_HIDDEN, path) as child:
+    with Child(NAMESPACES_HIDDEN, path, error) as child:
         child.expect("refused")
         child.tell()
         child.expect("acquired")
 
 
 @linux_only
-def test_nobody_finds_dead_who_could_not_see_which_pid_namespace_it_is_in(path):
-    with Child(NAMESPACES_HIDDEN, path) as child:
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT], ids=["not allowed", "no /proc"])
+def test_nobody_finds_dead_who_could_not_see_which_pid_namespace_it_is_in(path, error):
+    with Child(NAMESPACES_HIDDEN, path, error) as child:
         child.expect("acquired")
+        child.tell()
+        child.expect("acquired")  # once more, now that it sees
         child.kill()
     refused(path)
 

@@ -113,15 +113,17 @@ static bool belongs_to_another_machine(const struct statfs *kind) {
 }
 #endif
 
-static bool is_elsewhere(int fd, const struct stat *status) {
+static void see_where_it_is(int fd, const struct stat *status, hf__identity *identity) {
     struct statfs kind;
 #ifdef __linux__
     if (major(status->st_dev) != 0)
-        return false; /* what has a device is on this machine, and is spared the question */
+        return; /* what has a device is on this machine, and is spared the question */
 #else
     (void)status;
 #endif
-    return hf__sys.fstatfs(fd, &kind) != 0 || belongs_to_another_machine(&kind); /* a server may not have answered */
+    bool answered = hf__sys.fstatfs(fd, &kind) == 0;
+    identity->elsewhere = !answered || belongs_to_another_machine(&kind); /* a server may not have answered */
+    identity->on_smb = answered && is_smb(&kind);
 }
 
 bool hf__file_is_on_smb(int fd) {
@@ -134,24 +136,22 @@ int hf__file_examine(int fd, hf__identity *identity) {
     if (hf__sys.fstat(fd, &status) != 0)
         return -errno;
     *identity = identity_of(&status);
-    identity->elsewhere = is_elsewhere(fd, &status);
+    see_where_it_is(fd, &status, identity);
     return S_ISREG(status.st_mode) ? 0 : HF_NOT_A_FILE;
 }
 
-/* Whether others could give back at the server what we lock there. Over SMB, the processes of one machine that open a file
-   alike, so that they can read it, share one handle with the server, and any of them that closes its file gives back what
-   that handle has locked. OFD locks are spared that; and what is data has to be read. */
-static bool is_shared_with_others(int fd, int flags, const hf__identity *identity) {
-    return identity->elsewhere && !(flags & (HF__DATA | HF_OFD)) && hf__file_is_on_smb(fd);
-}
-
-/* Exchange a file for one that we cannot read, unless we may only read it. */
-static int open_for_ourselves(const char *path, int fd) {
+/* Over SMB, the processes of one Linux that open a file alike share one handle with the server, and any of them that closes
+   its file gives back what that handle has locked. So a lock is taken on a file that is opened only to be written, which
+   shares no handle. The first file is closed afterwards: clients from 6.13 on look for what could be shared among those to
+   be written, too, and come upon the first one. What may only be read has to do as it is. */
+static int open_for_the_lock_alone(const char *path, int *fd) {
     int ours = hf__open_safely(path, O_WRONLY, 0);
-    if (ours < 0)
-        return fd;
-    hf__file_close(fd);
-    return ours;
+    if (ours < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
+        return 0;
+    int rc = ours >= 0 ? 0 : errno == ENOENT ? HF_BUSY : hf__open_error(errno); /* busy: another look creates it */
+    hf__file_close(*fd);
+    *fd = ours;
+    return rc;
 }
 
 int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf__identity *identity) {
@@ -159,13 +159,14 @@ int hf__file_open(const char *path, unsigned mode, int flags, hf__file *file, hf
     if (fd < 0)
         return hf__open_error(errno);
     int rc = hf__file_examine(fd, identity);
-    if (rc == 0 && is_shared_with_others(fd, flags, identity)) {
-        fd = open_for_ourselves(path, fd);
-        rc = hf__file_examine(fd, identity);
+    if (rc == 0 && identity->on_smb && !(flags & (HF__DATA | HF_OFD))) { /* OFD locks are spared, and data is read */
+        rc = open_for_the_lock_alone(path, &fd);
+        if (rc == 0)
+            rc = hf__file_examine(fd, identity);
     }
     if (rc == 0)
         *file = fd;
-    else
+    else if (fd >= 0)
         hf__file_close(fd);
     return rc;
 }

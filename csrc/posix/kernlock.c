@@ -32,7 +32,7 @@ static int lock_error(int error) {
     case EINTR:
         return HF_INTERRUPTED;
     case EBADF: /* OFD and NFS: an exclusive lock needs a descriptor that can write, a shared one a descriptor that can
-                   read; ours can always read */
+                   read; ours can always read there */
         return HF_READ_ONLY;
     case ENOLCK: /* NFS without its lock daemon */
     case ENOSYS:
@@ -68,15 +68,16 @@ int hf__lock_call(hf__file file, int how, int flags, bool wait) {
 }
 
 /* Linux' client of SMB first takes a lock at the server, or by itself while the server lets it, and then in the kernel;
-   and it gives them back in the same order. Who comes in between gets the one, is refused the other, and keeps what he
-   got: so nobody has the lock, and all are refused it for ever, himself included, unless he gives it back. It is the
-   kernel that says EAGAIN; after EACCES, giving back would take it from the owner, if both opened the file alike. */
-int hf__lock_try(hf__file file, int how, int flags, bool elsewhere) {
+   and it gives them back in the same order. Who comes in between gets the one, is refused the other by EAGAIN, and keeps
+   what he got: so nobody has the lock, and all are refused it for ever, himself included, unless he gives it back. What is
+   refused by the client or the server is EACCES; to give back then would free the owner's lock, where both share a handle.
+   OFD locks do not come to stand still like that, and are told EAGAIN in both cases. */
+int hf__lock_try(hf__file file, int how, int flags, bool on_smb) {
     int rc;
     do
         rc = hf__lock_call(file, how, flags, false);
     while (rc == HF_INTERRUPTED); /* over the network even a try can be interrupted */
-    if (rc == HF_BUSY && elsewhere && errno != EACCES)
+    if (rc == HF_BUSY && errno != EACCES && on_smb && !(flags & HF_OFD))
         (void)hf__lock_drop(file, flags);
     return rc;
 }

@@ -181,7 +181,7 @@ static int publish_scratch(const char *path, const char *scratch, const hf__reco
     if (fd < 0)
         return -errno;
     int rc = write_record(fd, record, identity);
-    bool on_smb = rc == 0 && identity->elsewhere && hf__file_is_on_smb(fd);
+    bool on_smb = rc == 0 && identity->on_smb;
     if (on_smb) {
         hf__file_close(fd);
         fd = -1;
@@ -263,7 +263,7 @@ static int look(const char *path, const hf__identity *identity) {
    own there. So removers take turns, by locking the marker's file, which is the same for all of them. Owners that create
    a marker need not take part: they create only where there is nothing. */
 int hf__marker_remove(const char *path, hf__file file, const hf__identity *identity, bool alone) {
-    int rc = alone ? 0 : hf__lock_try(file, HF_EXCLUSIVE, 0, identity->elsewhere);
+    int rc = alone ? 0 : hf__lock_try(file, HF_EXCLUSIVE, 0, identity->on_smb);
     if (rc != 0)
         return rc;
     rc = look(path, identity);

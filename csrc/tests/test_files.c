@@ -349,6 +349,42 @@ static void locks_a_read_only_file(int error) {
 }
 
 #ifdef __linux__
+#define SMB 0xfe534d42
+
+static void expect_refused(int flags, bool given_back) {
+    opened of = open_lock(test_path("lock"), 0644, flags);
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), HF_BUSY);
+    CHECK_IS(is_free(test_path("lock")), given_back);
+    close_lock(of);
+}
+
+static void gives_back_what_the_kernel_refused_over_smb(int variant) {
+    (void)variant;
+    pretend_file_system(SMB);
+    keep_what_is_refused(EAGAIN);
+    expect_refused(0, true);
+}
+
+static void gives_back_nothing_that_the_server_refused(int variant) {
+    (void)variant;
+    pretend_file_system(SMB);
+    keep_what_is_refused(EACCES);
+    expect_refused(0, false);
+}
+
+static void gives_back_no_ofd_lock_over_smb(int variant) {
+    (void)variant;
+    pretend_file_system(SMB);
+    keep_what_is_refused(EAGAIN);
+    expect_refused(HF_OFD, false);
+}
+
+static void gives_back_nothing_on_this_machine(int variant) {
+    (void)variant;
+    keep_what_is_refused(EAGAIN);
+    expect_refused(0, false);
+}
+
 static int access_of(const opened *of) {
     return fcntl((int)hf_descriptor(of->lock), F_GETFL) & O_ACCMODE;
 }
@@ -356,7 +392,7 @@ static int access_of(const opened *of) {
 /* Where a file is to be had for reading, processes of a machine share one handle with a server of SMB. */
 static void shares_no_handle_over_smb(int flags) {
     int descriptors = open_files();
-    pretend_file_system(0xfe534d42);
+    pretend_file_system(SMB);
     opened of = open_lock(test_path("lock"), 0644, flags);
     CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
     CHECK_IS(access_of(&of), flags & HF_OFD ? O_RDWR : O_WRONLY);
@@ -364,10 +400,30 @@ static void shares_no_handle_over_smb(int flags) {
     close_lock(of);
 }
 
+/* No descriptor is left for the second one. */
+static int only_the_first_open(const char *path, int flags, unsigned mode) {
+    if ((flags & O_ACCMODE) == O_WRONLY) {
+        errno = EMFILE;
+        return -1;
+    }
+    return open(path, flags, mode);
+}
+
+static void reports_that_it_cannot_be_opened_again_over_smb(int variant) {
+    (void)variant;
+    int descriptors = open_files();
+    pretend_file_system(SMB);
+    hf_sys_set("open", (void *)only_the_first_open);
+    opened of = open_lock(test_path("lock"), 0644, 0);
+    CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), -EMFILE);
+    CHECK_IS(open_files(), descriptors);
+    close_lock(of);
+}
+
 static void locks_a_read_only_file_over_smb(int variant) {
     (void)variant;
     write_file(test_path("lock"), "");
-    pretend_file_system(0xfe534d42);
+    pretend_file_system(SMB);
     opened of = open_lock(test_path("lock"), 0644, 0);
     make_open_fail(EACCES, 0);
     CHECK_IS(hf_try(of.lock, HF_EXCLUSIVE), 0);
@@ -788,6 +844,12 @@ const check_test files_tests[] = {
     {"a lock file shares no handle over SMB", shares_no_handle_over_smb, 0},
     {"a lock file may share its handle over SMB with OFD locks", shares_no_handle_over_smb, HF_OFD},
     {"a file we may only read can be locked over SMB", locks_a_read_only_file_over_smb, 0},
+    {"a lock file that cannot be opened again over SMB is reported", reports_that_it_cannot_be_opened_again_over_smb,
+     0},
+    {"a lock that the kernel refuses over SMB is given back", gives_back_what_the_kernel_refused_over_smb, 0},
+    {"a lock that the server refuses is not given back", gives_back_nothing_that_the_server_refused, 0},
+    {"an OFD lock that is refused over SMB is not given back", gives_back_no_ofd_lock_over_smb, 0},
+    {"a lock that is refused on this machine is not given back", gives_back_nothing_on_this_machine, 0},
 #endif
     {"a file that can be opened in no way is reported with the first reason", names_the_first_error, 0},
     {"OFD locks a read-only file only for reading, and says so", ofd_needs_a_writable_file, 0},

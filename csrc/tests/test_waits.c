@@ -441,24 +441,6 @@ static void polls_on_a_file_system_of_type(int type) {
     check_polls();
 }
 
-static void gives_back_what_it_was_refused(int flags) {
-    pretend_file_system(0xfe534d42);
-    keep_what_is_refused(EAGAIN);
-    scene of = new_scene(flags);
-    CHECK_IS(hf_try(of.wanted, HF_EXCLUSIVE), HF_BUSY);
-    CHECK(is_free(of.path));
-    free_scene(&of);
-}
-
-static void takes_nothing_from_the_owner(int flags) {
-    pretend_file_system(0xfe534d42);
-    keep_what_is_refused(EACCES);
-    scene of = new_scene(flags);
-    CHECK_IS(hf_try(of.wanted, HF_EXCLUSIVE), HF_BUSY);
-    CHECK(!is_free(of.path));
-    free_scene(&of);
-}
-
 static void does_not_sleep_where_the_kernel_waits(int flags) {
     scene of = new_scene(flags);
     CHECK_IS(hf_try(of.held, HF_EXCLUSIVE), 0);
@@ -567,10 +549,6 @@ const check_test waits_tests[] = {
     {"a wait polls when the timer cannot be set", polls_when_the_timer_is_not_set, 0},
     {"a wait polls where a program makes the file system", polls_on_a_file_system_of_type, 0x65735546},
     {"a wait polls where another machine has the file", polls_on_a_file_system_of_type, 0x6969},
-    {"a lock that SMB keeps and refuses is given back", gives_back_what_it_was_refused, 0},
-    {"an OFD lock that SMB keeps and refuses is given back", gives_back_what_it_was_refused, HF_OFD},
-    {"a lock that another has over SMB is not given back", takes_nothing_from_the_owner, 0},
-    {"an OFD lock that another has over SMB is not given back", takes_nothing_from_the_owner, HF_OFD},
     EACH_WAY("only a wait that polls sleeps", does_not_sleep_where_the_kernel_waits),
 #endif
     EACH_WAY("a wait for a file that is removed ends with the lock at the path", unlinked_while_waiting),

@@ -43,8 +43,8 @@ int hf__lock_result(hf__file file, OVERLAPPED *overlapped) {
 }
 
 /* On a handle for overlapped operations even a try may go on, over the network for example; it ends by itself. */
-int hf__lock_try(hf__file file, int how, int flags, bool elsewhere) {
-    (void)elsewhere;
+int hf__lock_try(hf__file file, int how, int flags, bool on_smb) {
+    (void)on_smb;
     OVERLAPPED overlapped = {0};
     int rc = hf__lock_call(file, how, flags, false, &overlapped);
     return rc == HF__PENDING ? hf__lock_result(file, &overlapped) : rc;

@@ -52,6 +52,10 @@ class Owner:
         lines = [str(self.pid), self.host] + ([] if self.start is None else [str(self.start)])
         return "".join(f"{line}\n" for line in lines).encode("ascii")
 
+    def is_this_process(self) -> bool:
+        """Whether this process is the owner, also if it could not see then on which host it was."""
+        return self == Owner.myself() or self.host == _name_of_no_other
+
     def is_gone(self) -> bool:
         """Whether the owner is known to have ended. One on another host, or in doubt, is not."""
         if self.host != host_name():
@@ -86,12 +90,7 @@ def host_name() -> str:
     try:
         return _host_name()
     except OSError:
-        return _name_of_no_other()
-
-
-@functools.cache
-def _name_of_no_other() -> str:
-    return f"?pidns-unknown-{os.urandom(8).hex()}"
+        return _name_of_no_other
 
 
 @functools.cache
@@ -118,16 +117,25 @@ def _host_name() -> str:
     return name or "?"
 
 
+def _begin() -> None:
+    """Forget what holds for another process: a child may be the first of a new pid namespace."""
+    global _name_of_no_other
+    _name_of_no_other = f"?pidns-unknown-{os.urandom(8).hex()}"
+    _host_name.cache_clear()
+
+
+_name_of_no_other: str
+_begin()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_host_name.cache_clear)  # the child may be the first of a new pid namespace
-    os.register_at_fork(after_in_child=_name_of_no_other.cache_clear)
+    os.register_at_fork(after_in_child=_begin)
 
 
 def _namespace(kind: str, initial: int) -> int:
-    """The namespace of this process: the initial one if the kernel, or what of /proc is there, knows no other."""
+    """The namespace of this process: the initial one where the kernel knows no others. OSError if it cannot be told."""
     try:
         return os.stat(f"/proc/self/ns/{kind}").st_ino
     except FileNotFoundError:
+        os.stat("/proc/self/ns")  # without that, there may be others all the same
         return initial
 
 

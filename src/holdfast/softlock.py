@@ -151,7 +151,8 @@ class SoftFileLock(BaseFileLock):
     @property
     def is_lock_held_by_us(self) -> bool:
         """Whether this process holds the lock, through whatever object."""
-        return owner_of(self._path()) == Owner.myself()
+        owner = owner_of(self._path())
+        return owner is not None and owner.is_this_process()
 
     def break_lock(self) -> None:
         """Remove the lock file, whoever holds the lock: for when its owner is known to have gone."""
