@@ -206,6 +206,20 @@ def processes_that_come_two_ways_never_hold_it_at_once(scene: Scene) -> None:
     take_turns([scene.lock(path) for path in (here, there, here)])
 
 
+def give_up(_: object, lock: FileLock | SoftFileLock) -> None:
+    """Try to get a lock, and close its file."""
+    assert not is_free(lock)
+    lock.close()
+
+
+@behaviour("another way", "together", kinds=KINDS)
+def a_neighbour_that_gives_up_and_closes_the_file_leaves_the_holder_its_lock(scene: Scene) -> None:
+    here, there = scene.both("the.lock")
+    with paused(holding, scene.lock(here)):
+        together(give_up, (scene.lock(here),))
+        assert not is_free(scene.lock(there))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Logs
 
@@ -303,7 +317,7 @@ def a_durable_append_is_there(scene: Scene) -> None:
     assert kills.lines_of(scene.path("log.jsonl")) == [b"0", b"1", b"2"]
 
 
-@behaviour("flock", "another way", "together")
+@behaviour("flock", "common logs", "another way", "together")
 def lines_of_processes_that_come_two_ways_are_there_whole_and_once(scene: Scene) -> None:
     here, there = scene.both("log.jsonl")
     append_together([here, there, here], 100)

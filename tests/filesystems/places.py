@@ -17,7 +17,7 @@ class Place:
     name only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a
     lock), "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced),
     "fresh names" (those that somebody else has changed are seen), "advisory" (a lock keeps out nobody who does not
-    ask for it). `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of
+    ask for it), "common logs" (several machines can append to one). `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of
     `not_so` must turn out not to be so, those of `perhaps` may, those of `undecided` cannot be tried, and all others
     must be so; and its advice must have all of `says`.
     """
@@ -68,11 +68,11 @@ _NFS4 = Place(
 )
 _NFS3 = replace(_NFS4, kind="nfs", lacks=frozenset({"holders"}))
 # The server's locks hold back whoever reads, too. Who owns a file, and who may use it, is up to the server. The client
-# removes a file that somebody has open before it puts another in its place.
+# removes a file that somebody has open before it puts another in its place; and it gives the lock of a log back when a
+# neighbour closes it.
 _CIFS = Place(
     "cifs",
-    lacks=frozenset({"advisory", "open files", "permissions", "replacing"}),
-    apart=KERNEL,
+    lacks=frozenset({"advisory", "open files", "permissions", "replacing", "common logs"}),
     not_so=_NO_TMPFILE | {"waiting in the kernel", "upper and lower case"},
     perhaps=frozenset({"replacing files"}),
     says=("but not programs on the server itself",),
@@ -109,9 +109,12 @@ PLACES = {
     "nfs3": _NFS3,
     "nfs3 and its server": replace(_NFS3, apart=frozenset({"flock"})),
     "nfs3 nolock": replace(_NFS3, apart=KERNEL, says=_ONE_MACHINE),
-    "cifs": _CIFS,
+    # Two machines that take turns by names stand still, in calls of Linux that do not return for a minute and more.
+    "cifs": replace(_CIFS, lacks=_CIFS.lacks | {"names", "fresh names"}),
+    "cifs and its server": replace(_CIFS, apart=KERNEL),
     "cifs nobrl": replace(
         _CIFS,
+        apart=KERNEL,
         lacks=frozenset({"open files", "permissions", "replacing"}),
         not_so=_NO_TMPFILE | {"upper and lower case"},
         perhaps=frozenset({"waiting in the kernel", "replacing files"}),

@@ -23,7 +23,7 @@ import evidence
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = "test-machine"
-JOBS = ("nfs4", "nfs3", "nolock", "cifs", "nobrl", "vfat", "ext4", "xfs", "btrfs", "control")
+JOBS = ("nfs4", "nfs3", "nolock", "cifs", "cifs2", "nobrl", "vfat", "ext4", "xfs", "btrfs", "control")
 PATIENCE = 3 * 3600  # seconds, whatever the machine: then something waits for ever
 
 

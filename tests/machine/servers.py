@@ -101,7 +101,16 @@ def cifs(check: Callable[..., None]) -> None:
     serve()
     way = mounted("cifs", "guest,vers=3.1.1,nosharesock", f"//{SERVER}/shared", "cifs")
     Path(SERVED, "cifs").mkdir()
-    check("SMB 3.1.1, and the server itself", "cifs", f"{way}/cifs", f"{SERVED}/cifs")
+    check("SMB 3.1.1, and the server itself", "cifs and its server", f"{way}/cifs", f"{SERVED}/cifs")
+
+
+def cifs_of_two(check: Callable[..., None]) -> None:
+    """SMB 3.1.1, by two machines: that is what the server takes connections for that are not shared."""
+    serve()
+    names = "here", "elsewhere"
+    ways = [mounted("cifs", "guest,vers=3.1.1,nosharesock", f"//{SERVER}/shared", f"cifs-{name}") for name in names]
+    Path(SERVED, "cifs2").mkdir()
+    check("SMB 3.1.1, 2 machines", "cifs", *[f"{way}/cifs2" for way in ways])
 
 
 def cifs_without_locks(check: Callable[..., None]) -> None:
@@ -126,6 +135,7 @@ def jobs(check: Callable[..., None]) -> dict[str, Callable[[], Any]]:
         "nfs3": partial(nfs, check, "3"),
         "nolock": partial(nfs_without_locks, check),
         "cifs": partial(cifs, check),
+        "cifs2": partial(cifs_of_two, check),
         "nobrl": partial(cifs_without_locks, check),
         "vfat": partial(vfat, check),
     }
