@@ -17,9 +17,9 @@ class Place:
     name only if that is free, by a hard link or a rename), "permissions", "holders" (the kernel shows who has a
     lock), "replacing" (a file that is replaced is never missing), "open files" (one that is open can be replaced),
     "fresh names" (those that somebody else has changed are seen), "advisory" (a lock keeps out nobody who does not
-    ask for it), "common logs" (several machines can append to one). `apart` are the locks that do not exclude whoever comes another way. Of doctor's trials those of
-    `not_so` must turn out not to be so, those of `perhaps` may, those of `undecided` cannot be tried, and all others
-    must be so; and its advice must have all of `says`.
+    ask for it), "common logs" (several machines can append to one). `apart` are the locks that do not exclude whoever
+    comes another way. Of doctor's trials those of `not_so` must turn out not to be so, those of `perhaps` may, those
+    of `undecided` cannot be tried, and all others must be so; and its advice must have all of `says`.
     """
 
     kind: str
