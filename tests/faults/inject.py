@@ -72,10 +72,13 @@ def _begin_to_run() -> None:
 
 
 def _count(name: str) -> tuple[str, list[Call], str]:
-    """The calls of an operation. Where these vary, those of the longest way that it takes in some runs."""
+    """The calls of an operation. Where these vary, those of the way that it takes most often in some runs, and of the
+    longer one if two are as frequent: to a rare one it would hardly come again.
+    """
     operation = _operations[name]
     ways = [count(operation, _trap, _room) for _ in range(ATTEMPTS if operation.varies else 1)]
-    calls, problem = max(ways, key=lambda way: (way[1] != "", len(way[0])))
+    times = Counter(len(calls) for calls, _ in ways)
+    calls, problem = max(ways, key=lambda way: (way[1] != "", times[len(way[0])], len(way[0])))
     return name, calls, problem
 
 
