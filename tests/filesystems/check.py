@@ -536,7 +536,7 @@ def what_one_store_has_flushed_another_one_reads(scene: Scene) -> None:
     assert dict(DocumentStore(scene.path("documents"))) == {key: key for key in keys}
 
 
-@behaviour("flock", "another way", "together")
+@behaviour("flock", "fresh names", "another way", "together")
 def no_change_of_a_state_is_lost_by_those_who_come_two_ways(scene: Scene) -> None:
     here, there = scene.both("state.json")
     together(count_up, (here, 16), (there, 16))
